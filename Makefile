@@ -1,0 +1,40 @@
+# `make demo` and `make test` each work alone on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One process for each core, each with one thread: two busy processes with two threads each are
+# many times slower than that.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: install demo test test-slow lint format clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# the answer, on generated images, in a few minutes
+demo: install
+	OMP_NUM_THREADS= bash scripts/demo.sh $(BIN)/medtransfer
+
+test: install
+	$(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term
+
+# what takes minutes: longer training, larger studies
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,125 @@
+"""The report as tables for the terminal."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from medtransfer.analysis.grid import where
+from medtransfer.analysis.stats import LOWER_IS_BETTER
+from medtransfer.analysis.words import (
+    NONE,
+    interval,
+    large,
+    megabytes,
+    number,
+    plain,
+    probability,
+    seconds,
+    title,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from medtransfer.analysis.results import Results
+
+_NAME_WIDTH = 25
+_STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"}
+
+
+def tables(results: Results) -> list[Table]:
+    """Return for each setting its arms, best first, and their contrasts; then the failures."""
+    settings = list({where(row.axes): row.axes for row in results.arms}.values())
+    found = []
+    for axes in settings:
+        found.append(_arms(results, axes))
+        if any(row.axes == axes for row in results.contrasts):
+            found.append(_contrasts(results, axes))
+    return [*found, *([_failures(results)] if results.failures else [])]
+
+
+def _arms(results: Results, axes: Mapping[str, str]) -> Table:
+    name = title(results.metric)
+    lower = ", lower is better" if results.metric in LOWER_IS_BETTER else ""
+    rows = [row for row in results.arms if row.axes == axes]
+    columns = {
+        name: [number(row.mean) for row in rows],
+        "95 % CI": [interval(row) for row in rows],
+        "Seeds": [f"{row.n_seeds}" + f" ({row.failed} failed)" * bool(row.failed) for row in rows],
+        "Training": [seconds(row.cost.get("train_seconds")) for row in rows],
+        "Trainable": [large(row.cost.get("trainable_parameters")) for row in rows],
+        "Memory": [megabytes(row.cost.get("peak_memory_mb")) for row in rows],
+    }
+    table = _table(f"{results.study}: {name} by arm{lower}", axes, "Arm")
+    # What no arm has, such as the memory of a CPU run, need not take up the width.
+    shown = {head: cells for head, cells in columns.items() if {*cells} != {NONE}}
+    for head in shown:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row, *cells in zip(rows, *shown.values(), strict=True):
+        table.add_row(_name(row.arm), *cells)
+    return table
+
+
+def _contrasts(results: Results, axes: Mapping[str, str]) -> Table:
+    table = _table("Paired differences", axes, "A", "A is", "B")
+    for name in ("A - B", "95 % CI", "adj. p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    provisional = False
+    for row in results.contrasts:
+        if row.axes == axes:
+            provisional |= row.provisional
+            table.add_row(
+                _broken(row.a),
+                Text(row.verdict + "*" * row.provisional, style=_STYLES[row.verdict]),
+                _broken(row.b),
+                number(row.diff, signed=True),
+                interval(row),
+                probability(row.p_adj),
+            )
+    table.caption = "* provisional: fewer than 5 seeds\n" if provisional else None
+    return table
+
+
+def _failures(results: Results) -> Table:
+    table = _table("Trials without a result", {}, "Arm", "Seed", "Reason")
+    for each in results.failures:
+        arm = each.arm + (f" @ {where(each.axes)}" if each.axes else "")
+        seed = "-" if each.seed is None else f"{each.seed}"
+        table.add_row(_name(arm), seed, _name(each.reason))
+    return table
+
+
+def _table(heading: str, axes: Mapping[str, str], *names: str) -> Table:
+    setting = f" @ {where(axes)}" if axes else ""
+    table = Table(
+        title=_name(heading + setting),
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _name(text: str) -> Text:
+    """Return text that cannot act as rich markup or move the cursor."""
+    return Text(plain(text))
+
+
+def _broken(arm: str) -> Text:
+    """Break a long arm after a slash, so that two of them and the numbers fit 100 columns."""
+    lines = [""]
+    for part in re.split(r"(?<=/)", plain(arm)):
+        if lines[-1] and len(lines[-1] + part) > _NAME_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return Text("\n".join(lines))

@@ -1,0 +1,274 @@
+"""The Hydra applications: from overrides to typed configurations, with errors of our own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.conf import HydraConf
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from medtransfer.config import Section, check
+from medtransfer.errors import ConfigError
+
+C = TypeVar("C", bound=Section)
+
+
+def config_dir() -> Path:
+    """Return the folder of the config groups: inside of the wheel, or of the repository."""
+    package = Path(__file__).parent
+    shipped = package / "conf"
+    return shipped if shipped.is_dir() else package.parents[1] / "conf"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a multirun will do.
+
+    Attributes:
+        jobs: The overrides of each job; empty when the sweeper decides as it goes.
+        swept: The keys that differ between jobs, in order.
+    """
+
+    jobs: tuple[tuple[str, ...], ...]
+    swept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A configuration as Hydra composed it, before it is checked.
+
+    Attributes:
+        values: The configuration.
+        choices: What was chosen in each group.
+        overrides: What was given on the command line, or by the sweep.
+    """
+
+    values: DictConfig
+    choices: dict[str, str]
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def of_job(cls, values: DictConfig) -> Composed:
+        """Return the configuration of the job that Hydra is running."""
+        return cls.of(values, HydraConfig.get())
+
+    @classmethod
+    def of(cls, values: DictConfig, hydra: HydraConf | DictConfig) -> Composed:
+        """Return a configuration and what Hydra's own node says of it."""
+        choices = {str(k): str(v) for k, v in hydra.runtime.choices.items()}
+        return cls(values, choices, tuple(hydra.overrides.task))
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain containers, every interpolation resolved.
+
+        Raises:
+            ConfigError: If a key needs a value that is not there.
+        """
+        try:
+            plain = OmegaConf.to_container(self.values, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            found = re.search(r"full_key: (\S+)", str(error))
+            key = found[1] if found else str(error)
+            raise ConfigError(f"key '{key}' needs a value", remedy=f"{key}=VALUE") from None
+        except OmegaConfBaseException as error:
+            raise ConfigError(str(error).splitlines()[0]) from None
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
+
+    def typed(self, model: type[C]) -> C:
+        """Return the configuration as its schema has it.
+
+        Raises:
+            ConfigError: If a key is unknown, missing, or of the wrong type; or if trust in modules
+                stands in a file, where the user may not have seen it.
+        """
+        config = check(model, self.plain())
+        trusted = getattr(config, "trusted_modules", ())
+        if trusted and not any(o.startswith("trusted_modules=") for o in self.overrides):
+            raise ConfigError(
+                f"trusted_modules={list(trusted)} stands in a config file",
+                remedy="give it on the command line, where you see what you trust",
+            )
+        return config
+
+
+class App:
+    """Hydra on one primary config, with the user's own groups beside the shipped ones.
+
+    Args:
+        hydra: Hydra itself.
+        name: The primary config: `train` or `pretrain`.
+    """
+
+    def __init__(self, hydra: Hydra, name: str) -> None:
+        self.hydra = hydra
+        self.name = name
+
+    @classmethod
+    @contextmanager
+    def open(cls, name: str, own_config: Path | None) -> Iterator[App]:
+        """Give the application, and clear Hydra's global state afterwards.
+
+        Raises:
+            ConfigError: If the user's config folder does not exist.
+        """
+        search_path = create_config_search_path(str(config_dir()))
+        if own_config is not None:
+            if not own_config.is_dir():
+                raise ConfigError(f"config folder '{own_config}' does not exist")
+            search_path.prepend(
+                provider="command-line",
+                path=f"file://{own_config.resolve()}",
+                anchor=SearchPathQuery(provider="schema"),
+            )
+        GlobalHydra.instance().clear()
+        version.setbase("1.3")
+        try:
+            yield cls(Hydra.create_main_hydra2(f"medtransfer_{name}", search_path), name)
+        finally:
+            GlobalHydra.instance().clear()
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """Return the configuration that one job with these overrides has.
+
+        Raises:
+            ConfigError: If a choice or a key is unknown, or an override cannot be read.
+        """
+        config = self._compose(overrides, RunMode.RUN)
+        hydra = config.hydra
+        with open_dict(config):
+            del config["hydra"]
+        return Composed.of(config, hydra)
+
+    def plan(self, overrides: Sequence[str]) -> Plan:
+        """Return the jobs of a multirun, as Hydra's basic sweeper would start them."""
+        config = self._compose(overrides, RunMode.MULTIRUN)
+        if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.BasicSweeper":
+            return Plan((), ())
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        given = [*params, *config.hydra.overrides.task]
+        with self._explained(given):
+            parsed = OverridesParser.create(config_loader=self.hydra.config_loader)
+            (jobs,) = BasicSweeper.split_arguments(parsed.parse_overrides(given), None)
+        values: dict[str, set[str]] = {}
+        for job in jobs:
+            for override in job:
+                key, _, value = override.partition("=")
+                values.setdefault(key, set()).add(value)
+        swept = tuple(key for key, found in values.items() if len(found) > 1)
+        return Plan(tuple(tuple(job) for job in jobs), swept)
+
+    def run(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> Any:
+        """Run one job and return what the task returns, or raise what it raises."""
+        raised: list[Exception] = []
+
+        def job(values: DictConfig) -> Any:
+            try:
+                return task(values)
+            except Exception as error:  # Hydra would print it in its own way
+                raised.append(error)
+
+        with self._explained(overrides):
+            done = self.hydra.run(self.name, job, list(overrides), with_log_configuration=False)
+        if raised:
+            raise raised[0]
+        return done.return_value
+
+    def multirun(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> list[Any]:
+        """Run the jobs of a sweep and return what the tasks return."""
+        done = self.hydra.multirun(self.name, task, list(overrides), with_log_configuration=False)
+        return [job.return_value for job in _jobs(done)]
+
+    def show(self, arguments: Sequence[str]) -> None:
+        """Print what Hydra's own flags ask for: `--cfg job`, `--info`, `--shell-completion`."""
+        asked = get_args_parser().parse_args(list(arguments))
+        with self._explained(asked.overrides):
+            if asked.cfg is not None:
+                self.hydra.show_cfg(
+                    self.name, asked.overrides, asked.cfg, asked.package, asked.resolve
+                )
+            elif asked.info is not None:
+                self.hydra.show_info(asked.info, self.name, asked.overrides)
+            elif asked.shell_completion:
+                self.hydra.shell_completion(self.name, asked.overrides)
+            else:
+                raise ConfigError(f"flags {list(arguments)} ask for nothing that is known here")
+
+    def _compose(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+        with self._explained(overrides):
+            return self.hydra.compose_config(
+                self.name, list(overrides), run_mode=mode, with_log_configuration=False
+            )
+
+    @contextmanager
+    def _explained(self, overrides: Sequence[str]) -> Iterator[None]:
+        try:
+            yield
+        except MissingConfigException as error:
+            raise self._unknown_choice(error) from None
+        except (HydraException, OmegaConfBaseException) as error:
+            raise self._unusable(error, overrides) from None
+
+    def _unknown_choice(self, error: MissingConfigException) -> ConfigError:
+        missing = str(error.missing_cfg_file)
+        group, _, choice = missing.rpartition("/")
+        if not group or not error.options:
+            return ConfigError(str(error).splitlines()[0])
+        return ConfigError(
+            f"{group} '{choice}' is unknown",
+            value=choice,
+            choices=error.options,
+            remedy=f"medtransfer list {group}",
+        )
+
+    def _unusable(self, error: Exception, overrides: Sequence[str]) -> ConfigError:
+        text = str(error)
+        found = re.search(r"Could not override '([^']+)'", text)
+        if found is not None:
+            key = found[1].lstrip("+~")
+            return ConfigError(
+                f"key '{key}' is unknown",
+                value=key,
+                choices=self._keys_beside(key),
+                remedy=f"medtransfer {self.name} --cfg job shows every key",
+            )
+        first = text.strip().splitlines()[0]
+        given = next((o for o in overrides if o.partition("=")[0] in text), "")
+        where = f" (in '{given}')" if given and given not in first else ""
+        return ConfigError(f"{first}{where}", remedy="overrides are written group=choice key=value")
+
+    def _keys_beside(self, key: str) -> list[str]:
+        """Return the keys that stand where an unknown one was given."""
+        base = self.compose(()).values
+        parent, _, _ = key.rpartition(".")
+        node = OmegaConf.select(base, parent) if parent else base
+        if not isinstance(node, DictConfig):
+            return sorted(str(name) for name in base)
+        prefix = f"{parent}." if parent else ""
+        return sorted(f"{prefix}{name}" for name in node if name != "_target_")
+
+
+def _jobs(returned: Any) -> Iterator[JobReturn]:
+    """Flatten what a sweeper returns: job returns, in lists of any depth."""
+    if isinstance(returned, JobReturn):
+        yield returned
+    elif isinstance(returned, Sequence):
+        for part in returned:
+            yield from _jobs(part)

@@ -1,0 +1,133 @@
+"""Any timm model that gives an embedding, a pyramid and layer groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from medtransfer.backbones.base import Backbone, Normalisation
+from medtransfer.errors import ConfigError
+
+# Transformers with a fixed grid learn to take other image sizes; their state dict stays the same.
+SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"dynamic_img_size": True},
+    {"strict_img_size": False},
+    {},
+)
+
+
+class TimmBackbone(Backbone):
+    """A timm model without its classifier.
+
+    Args:
+        name: Name of the model as timm knows it, without a tag; the tag belongs to the weights.
+        channels: Channels of the images.
+        image_size: Height and width of the images in pixels, at which shapes are measured.
+
+    Raises:
+        ConfigError: If timm does not know the model, or it lacks what a backbone must give.
+    """
+
+    def __init__(self, name: str, channels: int, image_size: int) -> None:
+        model = create(name, channels)
+        config = model.pretrained_cfg
+        super().__init__(channels, Normalisation(tuple(config["mean"]), tuple(config["std"])))
+        self.name = name
+        self.model = model
+        self._measure(image_size)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See `Backbone.embed`: the model's own pooling, and its layers up to the classifier."""
+        final = self.model.forward_features(self.normalised(images))
+        return self.model.forward_head(final, pre_logits=True)  # type: ignore[no-any-return]
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.pyramid`."""
+        return self.model.forward_intermediates(  # type: ignore[no-any-return]
+            self.normalised(images), intermediates_only=True
+        )
+
+    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """See `Backbone.features`."""
+        final, levels = self.model.forward_intermediates(self.normalised(images))
+        return self.model.forward_head(final, pre_logits=True), levels
+
+    def layer_groups(self) -> Sequence[tuple[str, ...]]:
+        """See `Backbone.layer_groups`; the groups are timm's own."""
+        groups = group_parameters(self.model, self.model.group_matcher(coarse=True))
+        return [tuple(f"model.{name}" for name in groups[key]) for key in sorted(groups)]
+
+    def _measure(self, image_size: int) -> None:
+        """Take channels and strides from a pass: what timm declares is rounded for some models."""
+        probe = torch.zeros(2, self.channels_in, image_size, image_size)
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                embedding, levels = self.features(probe)
+        except Exception as error:  # models assert their sizes in their own ways
+            raise ConfigError(
+                f"backbone '{self.name}' cannot take images of {image_size} px:"
+                f" {str(error) or type(error).__name__}",
+                remedy="choose another dataset.image_size or another backbone",
+            ) from None
+        finally:
+            self.train(training)
+        lacks = []
+        if embedding.ndim != 2:
+            lacks.append("an embedding")
+        if not levels or any(level.ndim != 4 for level in levels):
+            lacks.append("a pyramid")
+        if not self._has_layer_groups():
+            lacks.append("layer groups")
+        if lacks:
+            raise ConfigError(
+                f"backbone '{self.name}' lacks {' and '.join(lacks)}",
+                remedy="medtransfer list backbone shows models that have all",
+            )
+        self.embedding_size = embedding.shape[1]
+        self.channels = tuple(level.shape[1] for level in levels)
+        self.strides = tuple(round(image_size / level.shape[-1]) for level in levels)
+
+    def _has_layer_groups(self) -> bool:
+        try:
+            grouped = [name for group in self.layer_groups() for name in group]
+        except (AttributeError, AssertionError, NotImplementedError):
+            return False
+        return sorted(grouped) == sorted(name for name, _ in self.named_parameters())
+
+
+def create(name: str, channels: int, **options: Any) -> nn.Module:
+    """Return a timm model without classifier, at any image size it can take.
+
+    Raises:
+        ConfigError: If timm does not know the name.
+    """
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise ConfigError(
+            f"timm has no model '{name}'",
+            value=architecture,
+            choices=_nearest_first(architecture),
+            remedy="python -c 'import timm; print(timm.list_models())' shows all",
+        )
+    for size_option in SIZE_OPTIONS:
+        try:
+            return timm.create_model(  # type: ignore[no-any-return]
+                name, num_classes=0, in_chans=channels, **size_option, **options
+            )
+        except TypeError as error:
+            if not size_option or "unexpected keyword" not in str(error):
+                raise
+    raise AssertionError
+
+
+def _nearest_first(name: str) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)

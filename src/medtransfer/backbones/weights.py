@@ -1,0 +1,304 @@
+"""Where a backbone's values come from, with a report of what was loaded and its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medtransfer.backbones.base import Backbone, Normalisation
+from medtransfer.backbones.timm import TimmBackbone, create
+from medtransfer.errors import WeightsError
+
+log = logging.getLogger(__name__)
+
+METADATA_KEY = "medtransfer"
+REMEDY_OFFLINE = (
+    "copy the hub's cache folder from a machine that is online and set HF_HOME to it,"
+    " give a file with 'weights=file weights.path=FILE',"
+    " or train weights here with 'medtransfer pretrain source=synthetic'"
+)
+# What other programs put before the names of a backbone's parameters, the longest first.
+PREFIXES = ("backbone.model.", "module.backbone.", "backbone.", "encoder.", "module.", "model.", "")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a set of weights; logged with every trial.
+
+    Attributes:
+        source: Where they come from: `random`, a hub's repository, a pre-training source.
+        trained_on: The images that they have seen.
+        licence: Under which they may be used, as far as it is known.
+        sha256: Hash of the loaded tensors, by name and value.
+        statistics: Whether the statistics of normalisation layers were learnt with them.
+        detail: Anything else that the source tells, such as its recipe.
+    """
+
+    source: str
+    trained_on: str
+    licence: str
+    sha256: str
+    statistics: bool
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(ABC):
+    """A source of values for a backbone.
+
+    Attributes:
+        path: A file, where the source reads one.
+        tag: Which set of several, where the source has them.
+        sha256: Refuse a file whose hash differs.
+    """
+
+    path: Path | None
+    tag: str | None
+    sha256: str | None
+
+    @abstractmethod
+    def load(self, backbone: Backbone) -> Provenance:
+        """Fill `backbone` and say with what.
+
+        Raises:
+            WeightsError: If the weights cannot be had or do not fit.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Weights):
+    """The values that the architecture was initialised with."""
+
+    def load(self, backbone: Backbone) -> Provenance:
+        """See `Weights.load`; nothing is changed."""
+        return Provenance("random", "nothing", "none", hash_tensors(backbone.state_dict()), False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(Weights):
+    """Weights of timm's hub, online or from the hub's local cache."""
+
+    def load(self, backbone: Backbone) -> Provenance:
+        """See `Weights.load`; timm itself adapts the first layer to the number of channels."""
+        if not isinstance(backbone, TimmBackbone):
+            raise WeightsError(f"the hub has no weights for backbone '{backbone.name}'")
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{backbone.name}.*")]
+        if not tags or (self.tag is not None and self.tag not in tags):
+            what = f"no weights '{self.tag}'" if self.tag and tags else "no weights"
+            raise WeightsError(
+                f"timm's hub has {what} for '{backbone.name}'",
+                value=self.tag,
+                choices=tags,
+                remedy="choose weights.tag among these" if tags else "choose another backbone",
+            )
+        name = f"{backbone.name}.{self.tag}" if self.tag else backbone.name
+        try:
+            model = create(name, backbone.channels_in, pretrained=True)
+        except Exception as error:  # the hub's client raises whatever its transport raises
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WeightsError(
+                f"weights of '{name}' cannot be fetched from the hub: {reason}",
+                remedy=REMEDY_OFFLINE,
+            ) from None
+        config = model.pretrained_cfg
+        state = {f"model.{key}": value for key, value in model.state_dict().items()}
+        fit(backbone, state, source=name)
+        backbone.normalise_by(Normalisation(tuple(config["mean"]), tuple(config["std"])))
+        return Provenance(
+            source=config.get("hf_hub_id") or config.get("url") or name,
+            trained_on=f"natural images ({config.get('tag') or 'unknown tag'})",
+            licence=config.get("license") or "unknown",
+            sha256=hash_tensors(backbone.state_dict()),
+            statistics=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class File(Weights):
+    """A safetensors file, or a checkpoint that holds nothing but tensors.
+
+    Attributes:
+        folder: Where `medtransfer pretrain` writes; searched when there is no path.
+    """
+
+    folder: Path
+
+    def load(self, backbone: Backbone) -> Provenance:
+        """See `Weights.load`."""
+        path = self.path or self._latest(backbone.name)
+        if not path.is_file():
+            raise WeightsError(f"weights file '{path}' does not exist", remedy="check weights.path")
+        digest = hash_file(path)
+        if self.sha256 is not None and digest != self.sha256.lower():
+            raise WeightsError(
+                f"'{path}' has SHA-256 {digest} and not {self.sha256}",
+                remedy="fetch the file again, or correct weights.sha256",
+            )
+        state, known = read_tensors(path)
+        fit(backbone, state, source=str(path))
+        if "normalisation" in known:
+            backbone.normalise_by(Normalisation(*map(tuple, known.pop("normalisation"))))
+        return Provenance(
+            source=known.pop("source", path.name),
+            trained_on=known.pop("trained_on", "unknown"),
+            licence=known.pop("licence", "unknown"),
+            sha256=hash_tensors(backbone.state_dict()),
+            statistics=True,
+            detail={"file_sha256": digest, **known},
+        )
+
+    def _latest(self, backbone: str) -> Path:
+        """Return the newest file that was made for this backbone."""
+        files = sorted(self.folder.glob("*.safetensors"), key=lambda f: f.stat().st_mtime_ns)
+        for path in reversed(files):
+            with safe_open(path, "pt") as file:
+                if _metadata(file).get("backbone") == backbone:
+                    return path
+        raise WeightsError(
+            f"there are no pre-trained weights for backbone '{backbone}' in '{self.folder}'",
+            remedy=f"medtransfer pretrain source=synthetic backbone=timm backbone.name={backbone},"
+            " or give weights.path",
+        )
+
+
+def save(backbone: Backbone, path: Path, **known: Any) -> None:
+    """Write a backbone to one safetensors file, with what is known of it in the header.
+
+    Args:
+        backbone: What to write; its tensors lie under the names of its `state_dict`.
+        path: The file; it appears whole or not at all.
+        **known: Provenance: `source`, `trained_on`, `licence` and the recipe, as JSON values.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    header = {"backbone": backbone.name, "channels": backbone.channels_in, **known}
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, partial, metadata={METADATA_KEY: json.dumps(header)})
+    partial.replace(path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a file, and what its header says of them.
+
+    Nothing in the file is executed: only safetensors and `weights_only` checkpoints are read.
+
+    Raises:
+        WeightsError: If the file is damaged, or holds anything but tensors.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, _metadata(file)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"'{path}' is damaged or not a safetensors file: {error}",
+                remedy="make or fetch the file again",
+            ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"'{path}' is not a checkpoint of plain tensors, and was not executed:"
+            f" {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            remedy="save its state_dict as safetensors where you trust it",
+        ) from None
+    for key in ("state_dict", "model", "teacher", "student"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"'{path}' holds a {type(content).__name__} and no state dict")
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, {}
+
+
+def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load tensors into a backbone, whatever prefix their names carry.
+
+    What the file has beyond the backbone, such as a classifier, is reported and left out.
+
+    Raises:
+        WeightsError: If a tensor of the backbone is missing, of another shape or not finite.
+    """
+    own = backbone.state_dict()
+    stripped = max(
+        ({k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in PREFIXES),
+        key=lambda candidate: len(_named_like(own, candidate)),
+    )
+    values = _named_like(own, stripped)
+    expected = {"mean", "std"}  # files of other programs do not carry the normalisation
+    missing = sorted(own.keys() - values.keys() - expected)
+    unexpected = len(stripped) - len(values)
+    log.info(
+        "%s: %d tensors matched, %d missing, %d unexpected",
+        source,
+        len(values),
+        len(missing),
+        unexpected,
+    )
+    remedy = f"use weights that were made for '{backbone.name}', or the backbone they are made for"
+    if missing:
+        raise WeightsError(
+            f"'{source}' does not fit backbone '{backbone.name}': {len(values)} of {len(own)} tensors"
+            f" match, {len(missing)} are missing (first '{missing[0]}'), {unexpected} are left over",
+            remedy=remedy,
+        )
+    for key, value in values.items():
+        if value.shape != own[key].shape:
+            raise WeightsError(
+                f"'{source}' does not fit backbone '{backbone.name}': '{key}' is"
+                f" {tuple(value.shape)} and should be {tuple(own[key].shape)}",
+                remedy=remedy,
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise WeightsError(
+                f"'{source}' holds values in '{key}' that are not finite",
+                remedy="make or fetch the weights again",
+            )
+    backbone.load_state_dict({**own, **values})
+
+
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(provenance: Provenance) -> dict[str, Any]:
+    """Return a provenance as plain containers."""
+    return asdict(provenance)
+
+
+def _named_like(own: Mapping[str, Tensor], candidate: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the candidate's tensors under the backbone's names, which may add `model.`."""
+    direct = {key: value for key, value in candidate.items() if key in own}
+    nested = {f"model.{key}": v for key, v in candidate.items() if f"model.{key}" in own}
+    return max(direct, nested, key=len)
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    try:
+        found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,229 @@
+"""Trials under Hydra: one alone, or many under one parent run that ends with an answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from medtransfer import console
+from medtransfer.app import App, Composed, Plan
+from medtransfer.config import BaseConfig, TrainConfig
+from medtransfer.console import Reporter
+from medtransfer.tracking.runs import Run, open_run, reason
+from medtransfer.tracking.store import Store, open_store, redact, resolve_uri
+
+DATA_KEYS = ("dataset", "task")  # what is swept here makes a row of its own, not an arm
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a trial must know of the sweep that it belongs to.
+
+    Attributes:
+        study_id: Shared by all of its trials.
+        run_id: The parent run.
+        swept: Keys that differ between trials.
+        trials: How many there are.
+    """
+
+    study_id: str
+    run_id: str
+    swept: tuple[str, ...]
+    trials: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    label: str
+    status: str
+    run_id: str
+    reason: str = ""
+
+
+def train(app: App, overrides: Sequence[str]) -> int:
+    """Run one trial and show its metrics.
+
+    Returns:
+        The exit code.
+    """
+    done: _Done = app.run(_alone, overrides)
+    console.out.print(_metrics_table(done.label, done.metrics))
+    _say_where(done.store, done.config, done.run_id)
+    return 0
+
+
+def train_many(app: App, overrides: Sequence[str]) -> int:
+    """Run a sweep under one parent run, and end it with the answer.
+
+    A trial that fails does not end the sweep.
+
+    Returns:
+        The exit code: 0, or 1 when a trial failed.
+    """
+    from medtransfer.commands.report import answer
+
+    plan = app.plan(overrides)
+    config, metric = _check_all(app, plan)
+    store = open_configured(config)
+    study_id = _new_id()
+    tags = {"study_id": study_id, "phase": "study", "metric": metric, "rope": config.study.rope}
+    with open_run(store, config.study.name or f"sweep-{study_id}", tags) as parent:
+        parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
+        sweep = Sweep(study_id, parent.run_id, plan.swept, len(plan.jobs))
+        with Reporter(sweep.trials):
+            outcomes: list[Outcome] = app.multirun(partial(_in_sweep, sweep=sweep), overrides)
+        answer(store.client, parent.run_id, config.paths.output / "reports" / study_id)
+    failed = any(outcome.status != "FINISHED" for outcome in outcomes)
+    _say_where(store, config, study_id)
+    return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class _Done:
+    label: str
+    run_id: str
+    metrics: dict[str, float]
+    store: Store
+    config: TrainConfig
+
+
+def _alone(values: DictConfig) -> _Done:
+    composed = Composed.of_job(values)
+    config = composed.typed(TrainConfig)
+    from medtransfer.run import execute, prepare
+
+    trial = prepare(config)
+    store = open_configured(config)
+    tags = _tags(config, composed, _new_id(), ()) | {"metric": trial.model.headline}
+    label = _label(tags)
+    with Reporter(1) as reporter, open_run(store, label, tags) as run:
+        log_config(run, composed)
+        reporter.start(label)
+        metrics = execute(trial, run)
+        reporter.finish("finished")
+    return _Done(label, run.run_id, metrics, store, config)
+
+
+def _in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
+    """Run one trial of a sweep; what goes wrong is its outcome and ends nothing else."""
+    composed = Composed.of_job(values)
+    config = composed.typed(TrainConfig)
+    from medtransfer.run import execute, prepare
+
+    store = open_configured(config)
+    tags = _tags(config, composed, sweep.study_id, sweep.swept)
+    label = _label(tags)
+    reporter = Reporter.active or Reporter(sweep.trials)
+    reporter.start(label)
+    run_id = ""
+    try:
+        with open_run(store, label, tags, parent=sweep.run_id) as run:
+            run_id = run.run_id
+            log_config(run, composed)
+            trial = prepare(config)
+            run.tags({"metric": trial.model.headline})
+            metrics = execute(trial, run)
+    except Exception as error:  # whatever a trial raises is told, and the sweep goes on
+        reporter.finish(f"failed: {reason(error)}")
+        return Outcome(label, "FAILED", run_id, reason(error))
+    score = metrics.get(f"test/{trial.model.headline}")
+    reporter.finish("finished" if score is None else f"test/{trial.model.headline} {score:.3f}")
+    return Outcome(label, "FINISHED", run_id)
+
+
+def _check_all(app: App, plan: Plan) -> tuple[TrainConfig, str]:
+    """Check every job before any run is opened; return the first one's config and its headline."""
+    jobs = plan.jobs or ((),)
+    distinct = _without_repeats_over_seeds(jobs)
+    configs = [app.compose(job).typed(TrainConfig) for job in distinct]
+    from medtransfer.run import check, check_all
+
+    check_all(configs)
+    return configs[0], check(configs[0]).task.headline
+
+
+def _without_repeats_over_seeds(jobs: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    first: dict[tuple[str, ...], Sequence[str]] = {}
+    for job in jobs:
+        first.setdefault(tuple(o for o in job if not o.startswith("seed=")), job)
+    return list(first.values())
+
+
+def _tags(
+    config: TrainConfig, composed: Composed, study_id: str, swept: Sequence[str]
+) -> dict[str, Any]:
+    """Return the tags that place a trial: its arm, its cell, its choices."""
+    choices = composed.choices
+    overrides = dict(o.partition("=")[::2] for o in composed.overrides)
+    arm = f"{choices['strategy']}/{choices['weights']}"
+    axes = []
+    for key in swept:
+        if key in {"seed", "strategy", "weights"}:
+            continue
+        value = f"{key}={overrides.get(key, choices.get(key))}"
+        if key.partition(".")[0] in DATA_KEYS:
+            axes.append(value)
+        else:
+            arm += f" {value}"
+    return {
+        "study_id": study_id,
+        "phase": "final",
+        "arm": arm,
+        "cell": f"{arm} @ {', '.join(axes)}" if axes else arm,
+        "task": choices["task"],
+        "dataset": choices["dataset"],
+        "backbone": config.backbone.get("name", choices["backbone"]),
+        "weights": choices["weights"],
+        "strategy": choices["strategy"],
+        "seed": config.seed,
+        "fraction": config.dataset.get("fraction"),
+    }
+
+
+def _label(tags: Mapping[str, Any]) -> str:
+    return f"{tags['cell']} seed={tags['seed']}"
+
+
+def log_config(run: Run, composed: Composed) -> None:
+    """Log a configuration whole, as an artifact, and flattened, as parameters."""
+    plain = composed.plain()
+    run.text(redact(OmegaConf.to_yaml(OmegaConf.create(plain))), "config.yaml")
+    run.params(plain)
+
+
+def open_configured(config: BaseConfig) -> Store:
+    """Return the store that a configuration names, created if it was not there."""
+    uri = resolve_uri(config.tracking.uri, config.paths.output)
+    return open_store(uri, config.tracking.experiment, config.tracking.artifacts)
+
+
+def _new_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _metrics_table(label: str, metrics: Mapping[str, float]) -> Table:
+    table = Table(title=escape(label), title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name in sorted(metrics, key=lambda name: (not name.startswith("test/"), name)):
+        value = metrics[name]
+        table.add_row(name, f"{value:,.0f}" if value == int(value) else f"{value:,.4f}")
+    return table
+
+
+def _say_where(store: Store, config: TrainConfig, study: str) -> None:
+    given = f" tracking.uri={redact(store.uri)}"
+    shown = given if store.uri != resolve_uri(None, config.paths.output) else ""
+    console.say(f"again:  medtransfer report {study} --out DIR{shown}")
+    console.say(f"browse: medtransfer ui{shown}")

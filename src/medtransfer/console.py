@@ -1,0 +1,132 @@
+"""What a command shows while it works: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+out = Console()
+err = Console(stderr=True)
+
+LINE_EVERY = 10.0  # seconds between two plain lines about one trial
+
+
+class Reporter:
+    """Shows what is done and what is left, of a sweep and of the trial that runs.
+
+    One reporter is active in a process; trials that a launcher starts in other processes find none
+    and make their own.
+
+    Args:
+        trials: How many trials there will be.
+        unit: What one trial counts as it goes, in the plural.
+    """
+
+    active: Reporter | None = None
+
+    def __init__(self, trials: int, unit: str = "epochs") -> None:
+        self.trials = trials
+        self.unit = unit
+        self.done = 0
+        self.started = time.monotonic()
+        self.line_at = 0.0
+        self.label = ""
+        self.bars: Progress | None = None
+        self.sweep_bar: TaskID | None = None
+        self.trial_bar: TaskID | None = None
+
+    def __enter__(self) -> Reporter:
+        Reporter.active = self
+        if err.is_terminal:
+            self.bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("[dim]{task.fields[note]}"),
+                console=err,
+                transient=True,
+            )
+            self.bars.start()
+            if self.trials > 1:
+                self.sweep_bar = self.bars.add_task("trials", total=self.trials, note="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+        Reporter.active = None
+
+    def start(self, label: str) -> None:
+        """Say that a trial starts."""
+        self.label = f"[{self.done + 1}/{self.trials}] {label}" if self.trials > 1 else label
+        self.line_at = time.monotonic()
+        if self.bars is None:
+            self._line("started")
+        elif self.trial_bar is None:
+            self.trial_bar = self.bars.add_task(escape(label), total=None, note="")
+        else:
+            self.bars.reset(self.trial_bar, description=escape(label), total=None, note="")
+
+    def advance(self, done: int, total: int, values: Mapping[str, float]) -> None:
+        """Say how far the trial is, with its latest metrics."""
+        note = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        if self.bars is not None:
+            if self.trial_bar is not None:
+                self.bars.update(self.trial_bar, completed=done, total=total, note=note)
+        elif time.monotonic() - self.line_at >= LINE_EVERY:
+            self.line_at = time.monotonic()
+            self._line(f"{done}/{total} {self.unit}  {note}")
+
+    def finish(self, word: str) -> None:
+        """Say how the trial ended."""
+        self.done += 1
+        if self.bars is not None:
+            # failures stay on the screen; what went well is in the table at the end
+            if word.startswith("failed"):
+                self.bars.console.print(f"[red]{escape(self.label)}: {escape(word)}")
+            if self.sweep_bar is not None:
+                self.bars.update(self.sweep_bar, completed=self.done)
+            return
+        if self.trials > 1 and self.done < self.trials:
+            elapsed = time.monotonic() - self.started
+            left = elapsed / self.done * (self.trials - self.done)
+            word += f"; {duration(elapsed)} gone, about {duration(left)} left"
+        self._line(word)
+
+    def _line(self, text: str) -> None:
+        err.print(f"{self.label}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def say(text: str) -> None:
+    """Print one plain line, unwrapped, so that paths in it can be copied."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

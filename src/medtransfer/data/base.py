@@ -1,0 +1,102 @@
+"""What a dataset is: samples with their targets, and the pixels behind them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from medtransfer.data.splits import Split
+
+Image = NDArray[np.uint8]
+"""One decoded image: (H, W) grey or (H, W, 3) colour."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample before its pixels are read.
+
+    Attributes:
+        sample_id: Unique within the dataset; names the file where there is one.
+        group_id: The patient; samples of one group never lie on two sides of a split.
+        exam_id: The exam that the image belongs to.
+        target: Index of the class.
+    """
+
+    sample_id: str
+    group_id: str
+    exam_id: str
+    target: int
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a task may know of its data.
+
+    Attributes:
+        class_names: In the order of the scores; for two classes the last one is positive.
+        channels: Channels of an image, 1 or 3.
+        image_size: Height and width of an image in pixels.
+        train_counts: Samples of each class in the training subset.
+        data_hash: Hash of every sample's pixels, target and group.
+        split_hash: Hash of which sample lies in which split, the training subset aside.
+    """
+
+    class_names: tuple[str, ...]
+    channels: int
+    image_size: int
+    train_counts: tuple[int, ...]
+    data_hash: str
+    split_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(ABC):
+    """Where samples come from. Knows no model and no task.
+
+    A dataset derives from this class, declares what annotation it provides and implements
+    `records`, `read` and `fingerprint`; its arguments are the keys of its YAML.
+
+    Attributes:
+        image_size: Height and width in pixels to which images are brought, padded to a square.
+        channels: 1 for grey, 3 for colour; images of the other kind are converted.
+        fraction: How much of the training split is seen, in (0, 1]; nested for one seed.
+        shots: How many groups of each training class are seen, instead of a fraction.
+        on_error: Whether an unreadable image ends the trial or is left out and counted.
+        split: How samples are divided.
+    """
+
+    provides: ClassVar[frozenset[str]]
+    """Kinds of annotation: any of `class`, `boxes`, `mask`, `exam`."""
+
+    image_size: Annotated[int, Field(ge=8)]
+    channels: Literal[1, 3]
+    fraction: Annotated[float, Field(gt=0, le=1)]
+    shots: Annotated[int, Field(ge=1)] | None
+    on_error: Literal["raise", "skip"]
+    split: Split
+
+    @abstractmethod
+    def records(self) -> tuple[tuple[str, ...], Sequence[Record]]:
+        """Return the class names and the samples, in a stable order.
+
+        Raises:
+            DataError: If there is nothing to read or an annotation is wrong.
+        """
+
+    @abstractmethod
+    def read(self, record: Record) -> Image:
+        """Return the pixels of one sample.
+
+        Raises:
+            DataError: If the image cannot be read; the message names it.
+        """
+
+    @abstractmethod
+    def fingerprint(self, records: Sequence[Record]) -> str:
+        """Return a text that changes whenever the pixels behind `records` might."""

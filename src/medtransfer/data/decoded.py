@@ -1,0 +1,158 @@
+"""Every image is decoded, checked and hashed once, into a memory-mapped file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from medtransfer.data.base import Dataset, Image, Record
+from medtransfer.data.splits import merge_groups
+from medtransfer.errors import DataError, StoreError
+
+FORMAT = 1  # changes when what is written changes
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A dataset with its pixels.
+
+    Attributes:
+        class_names: In the order of the targets.
+        records: The samples that could be read; groups of identical images are merged.
+        images: (n, channels, image_size, image_size) uint8, mapped from the cache.
+        skipped: Messages about the samples that were left out.
+        data_hash: Hash of every sample's id, group, target and pixels.
+    """
+
+    class_names: tuple[str, ...]
+    records: tuple[Record, ...]
+    images: NDArray[np.uint8]
+    skipped: tuple[str, ...]
+    data_hash: str
+
+
+def decode(dataset: Dataset, cache: Path) -> Decoded:
+    """Return the dataset decoded, from the cache where it holds just this.
+
+    The key covers the dataset's own fingerprint and everything that shapes the pixels, so a changed
+    file or size is another entry. Writers hold a lock and publish by renaming, so a killed one
+    leaves nothing half-written behind a valid name.
+
+    Args:
+        dataset: Where samples come from.
+        cache: Folder of all caches.
+
+    Raises:
+        DataError: If an image cannot be read and `on_error` is `raise`, or none can.
+        StoreError: If the cache cannot be written.
+    """
+    class_names, records = dataset.records()
+    parts = (FORMAT, type(dataset).__qualname__, dataset.image_size, dataset.channels)
+    text = f"{parts} {dataset.fingerprint(records)}"
+    entry = cache / "decoded" / hashlib.sha256(text.encode()).hexdigest()[:32]
+    with _writable(entry.parent):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{entry}.lock"):
+            if not entry.is_dir():
+                _write(dataset, records, entry)
+    index = json.loads((entry / "index.json").read_text(encoding="utf-8"))
+    if index["skipped"] and dataset.on_error == "raise":
+        raise DataError(**index["skipped"][0])
+
+    hashes: dict[str, str] = index["hashes"]
+    read = [record for record in records if record.sample_id in hashes]
+    _require_every_class(class_names, read)
+    groups = merge_groups([r.group_id for r in read], [hashes[r.sample_id] for r in read])
+    merged = tuple(
+        Record(r.sample_id, group, r.exam_id, r.target)
+        for r, group in zip(read, groups, strict=True)
+    )
+    described = [[*asdict(record).values(), hashes[record.sample_id]] for record in merged]
+    return Decoded(
+        class_names=class_names,
+        records=merged,
+        images=np.load(entry / "images.npy", mmap_mode="r"),
+        skipped=tuple(skipped["problem"] for skipped in index["skipped"]),
+        data_hash=hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16],
+    )
+
+
+def letterbox(image: Image, size: int, channels: int) -> Image:
+    """Scale an image to fit a square, pad it with black, and give it the channels asked for.
+
+    Args:
+        image: (H, W) or (H, W, 3).
+        size: Height and width of the result.
+        channels: 1 or 3.
+
+    Returns:
+        (channels, size, size).
+    """
+    picture = PILImage.fromarray(image).convert("L" if channels == 1 else "RGB")
+    scale = size / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), PILImage.Resampling.BICUBIC, reducing_gap=3.0)
+    canvas = np.zeros((size, size, channels), dtype=np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas[top : top + height, left : left + width] = np.asarray(picture).reshape(height, width, -1)
+    return canvas.transpose(2, 0, 1)
+
+
+def _write(dataset: Dataset, records: Sequence[Record], entry: Path) -> None:
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
+    try:
+        shape = (len(records), dataset.channels, dataset.image_size, dataset.image_size)
+        images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
+        hashes: dict[str, str] = {}
+        skipped: list[dict[str, str]] = []
+        for record in records:
+            try:
+                image = dataset.read(record)
+            except DataError as error:
+                if dataset.on_error == "raise":
+                    raise
+                skipped.append({"problem": error.problem, "remedy": error.remedy})
+                continue
+            # `shape` keeps two images apart that share their bytes but not their proportions
+            content = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
+            images[len(hashes)] = letterbox(image, dataset.image_size, dataset.channels)
+            hashes[record.sample_id] = hashlib.sha256(content).hexdigest()[:32]
+        images.flush()
+        index = json.dumps({"hashes": hashes, "skipped": skipped})
+        (partial / "index.json").write_text(index, encoding="utf-8")
+        partial.rename(entry)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_every_class(class_names: Sequence[str], records: Sequence[Record]) -> None:
+    present = {record.target for record in records}
+    for target, name in enumerate(class_names):
+        if target not in present:
+            raise DataError(
+                f"class '{name}' has no image that can be read",
+                remedy="repair its files, or leave it out with dataset.classes=[...]",
+            )
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"the cache '{folder}' cannot be written: {error.strerror or error}",
+            remedy="make it writable, free some space, or point paths.cache elsewhere",
+        ) from None

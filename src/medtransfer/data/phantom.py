@@ -1,0 +1,71 @@
+"""The embedded dataset: generated ultrasound-like images with lesions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from medtransfer.data import scenes
+from medtransfer.data.base import Dataset, Image, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phantom(Dataset):
+    """Patients with one generated exam each, in equal numbers normal, benign and malignant.
+
+    Attributes:
+        patients: How many exams there are.
+        images: Views of each patient.
+        lesion_views: In how many views the lesion shows; None for all of them.
+        size: Height and width in pixels at which scenes are rendered.
+        difficulty: From 0, trivial, to 1, near chance.
+        data_seed: Seed of the scenes, apart from the split's and the trial's.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"class", "boxes", "mask", "exam"})
+
+    patients: Annotated[int, Field(ge=9)]
+    images: Annotated[int, Field(ge=1)]
+    lesion_views: Annotated[int, Field(ge=1)] | None
+    size: Annotated[int, Field(ge=32)]
+    difficulty: Annotated[float, Field(ge=0, le=1)]
+    data_seed: Annotated[int, Field(ge=0)]
+
+    def records(self) -> tuple[tuple[str, ...], Sequence[Record]]:
+        """See `Dataset.records`; the class of a patient follows from its number."""
+        names = scenes.CLASS_NAMES
+        return names, [
+            Record(f"patient{p:05d}_view{v}", f"patient{p:05d}", f"patient{p:05d}", p % len(names))
+            for p in range(self.patients)
+            for v in range(self.images)
+        ]
+
+    def read(self, record: Record) -> Image:
+        """See `Dataset.read`."""
+        view = int(record.sample_id.rpartition("view")[2])
+        return self.exam(record)[view].image
+
+    def exam(self, record: Record) -> list[scenes.Scene]:
+        """Return all views of the patient of a record, with their masks and boxes."""
+        return scenes.render_exam(
+            self.data_seed,
+            int(record.group_id.removeprefix("patient")),
+            record.target,
+            images=self.images,
+            size=self.size,
+            difficulty=self.difficulty,
+            lesion_views=self.lesion_views,
+        )
+
+    def fingerprint(self, records: Sequence[Record]) -> str:
+        """Return the arguments of the generator and a hash of its code."""
+        code = hashlib.sha256(Path(scenes.__file__).read_bytes()).hexdigest()
+        arguments = {
+            k: v for k, v in asdict(self).items() if k not in {"fraction", "shots", "split"}
+        }
+        return f"{code} {len(records)} {sorted(arguments.items())}"

@@ -1,0 +1,86 @@
+"""What `auto` means on this machine, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from medtransfer.config import Budget
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value and the reason for it."""
+
+    value: str | int
+    why: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The settings that depend on the machine and not on the experiment."""
+
+    accelerator: Choice
+    precision: Choice
+    threads: Choice
+    workers: Choice
+
+
+def resolve(trainer: Budget) -> Machine:
+    """Return what a trial uses here; a value that was given stands as it is."""
+    import torch
+
+    cores = _cores()
+    given = "as configured"
+    accelerator = trainer.accelerator
+    if accelerator == "auto":
+        available = torch.cuda.is_available()
+        chosen = Choice("gpu" if available else "cpu", "a GPU is there" if available else "no GPU")
+    else:
+        chosen = Choice(accelerator, given)
+    on_gpu = chosen.value == "gpu"
+    return Machine(
+        accelerator=chosen,
+        precision=_precision(on_gpu)
+        if trainer.precision == "auto"
+        else Choice(trainer.precision, given),
+        threads=Choice(cores, f"{cores} cores may be used")
+        if trainer.threads == "auto"
+        else Choice(trainer.threads, given),
+        workers=_workers(on_gpu, cores)
+        if trainer.workers == "auto"
+        else Choice(trainer.workers, given),
+    )
+
+
+def _precision(on_gpu: bool) -> Choice:
+    import torch
+
+    if on_gpu:
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bf16", "the GPU computes in bf16")
+        return Choice("fp32", "the GPU has no bf16")
+    capabilities = torch.cpu.get_capabilities()
+    for name, label in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512")):
+        if capabilities.get(name):
+            return Choice("bf16", f"the CPU computes in bf16 ({label})")
+    return Choice("fp32", "the CPU has no bf16")
+
+
+def _workers(on_gpu: bool, cores: int) -> Choice:
+    if not on_gpu or cores <= 2:
+        return Choice(0, "images are decoded once, so the cores serve the network")
+    return Choice(min(cores - 1, 8), "the GPU computes while processes load")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+def lightning_precision(precision: str | int) -> Precision:
+    """Return a precision in Lightning's words."""
+    return "bf16-mixed" if precision == "bf16" else "32-true"

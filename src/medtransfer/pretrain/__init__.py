@@ -1,0 +1,1 @@
+"""Training backbones on other data; each run ends in one weights file."""

@@ -1,0 +1,179 @@
+"""Random shapes and textures with dense targets: what supervised pre-training learns from.
+
+In the spirit of SynthSeg (Billot et al., 2023), nothing is modelled and everything is random:
+smooth label maps with ellipses, diamonds and boxes on top; a grey value, a texture and a speckle
+strength for each region; then shading, blur, noise, contrast and inversion. The targets say what
+the image was before it was degraded. No organ, layer or attenuation is drawn: a phantom is new to
+who learns here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  PyTorch's own name for it
+
+TARGETS = ("intensity", "texture", "edge", "depth")
+
+_FIELDS = 3  # bits of a label of the smooth map
+_BLOBS = 4  # shapes painted over it
+_TEXTURES = 3  # texture fields an image; each region wears one
+# mean and standard deviation of each raw target, measured over 10 000 images at 64 px
+_CENTRE = (0.5, 0.083, 0.155, 0.225)
+_SPREAD = (0.24, 0.074, 0.27, 0.225)
+
+
+class Shapes:
+    """A source of random images and their dense targets.
+
+    Args:
+        size: Side of the square images in pixels, at least 16.
+        channels: Channels of the images: grey is replicated, more than one are slightly tinted.
+    """
+
+    def __init__(self, size: int, channels: int) -> None:
+        self.size, self.channels = size, channels
+        pixel = (torch.arange(size) + 0.5) / size - 0.5
+        self._x, self._y = pixel.view(1, 1, 1, -1), pixel.view(1, 1, -1, 1)
+        self._reach = size // 8  # of the distance, in steps of two pixels
+        across = torch.fft.rfftfreq(size, 1 / size).view(1, 1, 1, -1)
+        down = torch.fft.fftfreq(size, 1 / size).view(1, 1, -1, 1)
+        self._frequency = across, down
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw `n` images and their targets.
+
+        Args:
+            n: How many.
+            generator: The only source of randomness, on the CPU.
+
+        Returns:
+            Images, float32 (n, channels, size, size) in [0, 1], and targets, float32
+            (n, 4, size, size), in the order of `TARGETS` and each scaled to about zero mean and
+            unit variance: the region's grey value as displayed, but for texture, speckle, shading,
+            blur and noise; the standard deviation of its texture; whether an edge of the region is
+            here, soft over two pixels; the distance to the nearest edge, up to a quarter of the
+            image.
+        """
+        draw = _Draw(n, generator)
+        regions = self._regions(draw)
+        kinds = 2**_FIELDS + _BLOBS
+
+        def of_region(table: Tensor) -> Tensor:
+            return table.gather(1, regions.flatten(1)).view(n, 1, self.size, self.size)
+
+        grey = of_region(draw.uniform(0.05, 0.95, kinds))
+        # the square makes faint textures the rule and leaves some regions nearly plain
+        strength = of_region(0.25 * draw.uniform(0, 1, kinds).square())
+        worn = of_region(draw.uniform(0, _TEXTURES, kinds).long())
+        speckle = of_region(draw.uniform(0, 0.5, kinds)) * draw.uniform(0, 1, 1, 1, 1)
+
+        image = grey + strength * self._textures(draw).gather(1, worn)
+        image = image * (1 + speckle * self._grain(draw))
+        image = image + draw.uniform(0, 0.15, 1, 1, 1) * self._smooth(draw, 1, 3)
+        image = torch.lerp(image, _blur(image, 3), draw.uniform(0, 1, 1, 1, 1))
+        image = image + draw.uniform(0, 0.1, 1, 1, 1) * self._grain(draw)
+
+        contrast, level = draw.uniform(0.5, 1.2, 1, 1, 1), draw.uniform(0.35, 0.65, 1, 1, 1)
+        contrast = contrast * draw.uniform(-1, 1, 1, 1, 1).sign()
+        image = level + contrast * (image - 0.5)
+        grey = level + contrast * (grey - 0.5)
+        tint = 1 + (0.1 if self.channels > 1 else 0) * draw.normal(self.channels, 1, 1)
+        edge, depth = self._edges(regions)
+        targets = torch.cat((grey, strength, edge, depth), 1)
+        centre, spread = (targets.new_tensor(v).view(1, -1, 1, 1) for v in (_CENTRE, _SPREAD))
+        return (image * tint).clamp(0, 1), (targets - centre) / spread
+
+    def _regions(self, draw: _Draw) -> Tensor:
+        """Return the region of each pixel, (n, size, size) in [0, 2**_FIELDS + _BLOBS)."""
+        fine = self._smooth(draw, _BLOBS, 8)
+        fields = self._smooth(draw, _FIELDS, 3) + draw.uniform(0, 0.5, 1, 1, 1) * fine[:, :_FIELDS]
+        # one bit a field; its threshold makes some labels large and lets others vanish
+        bits = (fields > draw.uniform(-2, 2, _FIELDS, 1, 1)).long()
+        regions = (bits << torch.arange(_FIELDS).view(-1, 1, 1)).sum(1)
+        shape = (_BLOBS, 1, 1)
+        angle = draw.uniform(0, torch.pi, *shape)
+        x, y = (axis - draw.uniform(-0.5, 0.5, *shape) for axis in (self._x, self._y))
+        radius = draw.uniform(-3.2, -1.2, *shape).exp()
+        stretch = draw.uniform(-0.6, 0.6, *shape).exp()
+        u = ((angle.cos() * x + angle.sin() * y) / (radius * stretch)).abs()
+        v = ((angle.cos() * y - angle.sin() * x) * stretch / radius).abs()
+        # between a circle's norm and a box's or a diamond's
+        corner = torch.where(draw.uniform(-1, 1, *shape) > 0, torch.maximum(u, v), (u + v) * 0.8)
+        distance = torch.lerp(torch.hypot(u, v), corner, draw.uniform(0, 1, *shape))
+        # some margins are smooth, some ragged
+        distance = distance + draw.uniform(0, 0.4, *shape).square() * fine
+        for blob in range(_BLOBS):
+            regions = torch.where(distance[:, blob] < 1, 2**_FIELDS + blob, regions)
+        return regions
+
+    def _edges(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return soft edges and the distance to them, both (n, 1, size, size) in [0, 1]."""
+        near = torch.zeros(len(regions), 1, self.size, self.size)
+        for axis in (2, 3):
+            last = self.size - 1
+            here, there = near.narrow(axis, 0, last), near.narrow(axis, 1, last)
+            change = regions.narrow(axis - 1, 0, last) != regions.narrow(axis - 1, 1, last)
+            here += change[:, None]
+            there += change[:, None]
+        near.clamp_(max=1)
+        # distances at half the resolution cost a quarter
+        reached = F.max_pool2d(near, 2, ceil_mode=True)
+        depth = torch.zeros_like(reached)
+        for _ in range(self._reach):
+            depth += (1 - reached) / self._reach
+            reached = F.max_pool2d(reached, 3, 1, 1)
+        depth = F.interpolate(depth, self.size, mode="bilinear", align_corners=False)
+        return _blur(near, 1), depth
+
+    def _smooth(self, draw: _Draw, count: int, cells: int) -> Tensor:
+        """Return smooth fields with about `cells` bumps a side, (n, count, size, size)."""
+        knots = draw.normal(count, cells + 2, cells + 2)
+        place = torch.linspace(0.5, cells + 0.5, self.size).view(-1, 1)
+        weight = torch.exp(-1.5 * (place - torch.arange(cells + 2)).square())
+        weight = weight / weight.norm(dim=1, keepdim=True)
+        return torch.einsum("hi,ncij,wj->nchw", weight, knots, weight)
+
+    def _textures(self, draw: _Draw) -> Tensor:
+        """Return band-limited noise, each field of its own scale and orientation, unit variance."""
+        across, down = self._frequency
+        shape = (_TEXTURES, 1, 1)
+        # in cycles an image, from coarse to the finest that pixels can show
+        scale = (draw.uniform(0, 1, *shape) * math.log(self.size / 8)).exp() * 3
+        angle, width = draw.uniform(0, torch.pi, *shape), scale * draw.uniform(0.15, 0.8, *shape)
+        kx, ky = scale * angle.sin(), scale * angle.cos()
+        band = torch.exp(-((across - kx).square() + (down - ky).square()) / (2 * width.square()))
+        spectrum = draw.normal(_TEXTURES, self.size, self.size // 2 + 1, 2)
+        field = torch.fft.irfft2(torch.view_as_complex(spectrum) * band, s=(self.size, self.size))
+        power = field.square().mean((2, 3), keepdim=True)
+        return torch.as_tensor(field * power.clamp_min(1e-24).rsqrt())
+
+    def _grain(self, draw: _Draw) -> Tensor:
+        """Return noise between white and correlated over three pixels, (n, 1, size, size)."""
+        white = draw.normal(1, self.size, self.size)
+        return torch.lerp(white, 2 * _blur(white, 1), draw.uniform(0, 1, 1, 1, 1))
+
+
+class _Draw:
+    """Random tensors with one row an image."""
+
+    def __init__(self, n: int, generator: torch.Generator) -> None:
+        self._n, self._generator = n, generator
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(self._n, *shape, generator=self._generator)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(self._n, *shape, generator=self._generator)
+
+
+def _blur(image: Tensor, times: int) -> Tensor:
+    """Smooth with the weights 1, 2, 1 along both axes; sums of slices are faster than pooling."""
+    for _ in range(times):
+        for axis, pad in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))):
+            wide, length = F.pad(image, pad, mode="replicate"), image.shape[axis]
+            around = wide.narrow(axis, 0, length) + wide.narrow(axis, 2, length)
+            image = torch.lerp(image, around / 2, 0.5)
+    return image

@@ -1,0 +1,64 @@
+"""Generated images of shapes and textures, with dense targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, smooth_l1_loss
+
+from medtransfer.backbones.base import Backbone
+from medtransfer.pretrain.base import Learner, Source
+from medtransfer.pretrain.shapes import TARGETS, Shapes
+
+WIDTH = 32  # channels of the decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic(Source):
+    """Domain-randomised shapes: no natural and no patient image (after SynthSeg, Billot et al. 2023).
+
+    The network learns, for every pixel, what the image was before texture, shading, blur and
+    speckle: its region's intensity, how strong the texture is, where the edges are.
+    """
+
+    trained_on: ClassVar[str] = "generated images of random shapes and textures"
+    licence: ClassVar[str] = "Apache-2.0"
+
+    def batch(self, size: int, channels: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See `Source.batch`; images (N, C, H, W) in [0, 1] and targets (N, 4, H, W)."""
+        return Shapes(self.image_size, channels).batch(size, generator)
+
+    def learner(self, backbone: Backbone) -> Learner:
+        """See `Source.learner`."""
+        return DenseLearner(backbone)
+
+
+class DenseLearner(Learner):
+    """A light decoder: levels are projected to one width and added, coarse to fine.
+
+    Targets are predicted at the resolution of the finest level, so that nearly all of the work is
+    the backbone's.
+
+    Args:
+        backbone: What is trained.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.lateral = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in backbone.channels)
+        self.predict = nn.Sequential(nn.GELU(), nn.Conv2d(WIDTH, len(TARGETS), 1))
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Learner.forward`; smooth L1 over all targets, with equal weights."""
+        images, targets = batch
+        levels = zip(self.lateral, self.backbone.pyramid(images), strict=True)
+        finer_last = [lateral(level) for lateral, level in levels][::-1]
+        merged = finer_last[0]
+        for level in finer_last[1:]:
+            merged = level + interpolate(merged, level.shape[-2:], mode="bilinear")
+        predicted = self.predict(merged).float()
+        return smooth_l1_loss(predicted, adaptive_avg_pool2d(targets, predicted.shape[-2:]))

@@ -1,0 +1,1 @@
+"""What of backbone and head learns, when and how fast."""

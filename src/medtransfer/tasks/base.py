@@ -1,0 +1,149 @@
+"""What every task shares: the model, the frozen parts at rest, the optimizer, the outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from medtransfer.backbones.base import Backbone
+from medtransfer.data.base import DataSpec
+from medtransfer.data.loading import Batch
+from medtransfer.strategies import freezing
+from medtransfer.strategies.base import Strategy
+from medtransfer.tasks.optimizing import MakeOptimizer, scheduled
+from medtransfer.tasks.schedules import Schedule
+
+Stage = Literal["train", "val", "test"]
+Direction = Literal["min", "max"]
+
+
+def metric_name(split: str, metric: str) -> str:
+    """Return the one name of a metric: `{split}/{metric}`."""
+    return f"{split}/{metric}"
+
+
+class Task(pl.LightningModule, ABC):
+    """A backbone and a head that learn one kind of target under one strategy.
+
+    Training, validation and test share `step`; metrics are computed once over all cases of a split,
+    never averaged over batches.
+
+    Args:
+        backbone: Turns images into features.
+        head: Turns features into outputs.
+        loss: Of outputs and targets.
+        strategy: What learns.
+        schedule: How the learning rate moves.
+        optimizer: Keys of the optimizer's configuration, for the strategy to scale.
+        make_optimizer: Builds the optimizer from `params`, the strategy's groups.
+        spec: What is known of the data.
+    """
+
+    requires: ClassVar[str]
+    """The kind of annotation that the task learns from."""
+    headline: ClassVar[str]
+    """The metric that answers are about."""
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        loss: nn.Module,
+        strategy: Strategy,
+        schedule: Schedule,
+        optimizer: Mapping[str, Any],
+        make_optimizer: MakeOptimizer,
+        spec: DataSpec,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.loss = loss
+        self.strategy_ = strategy
+        self.schedule = schedule
+        self.optimizer_config = optimizer
+        self.make_optimizer = make_optimizer
+        self.spec = spec
+        self.kept: dict[Stage, dict[str, Tensor]] = {}
+        self._batches: list[dict[str, Tensor]] = []
+
+    @classmethod
+    @abstractmethod
+    def direction(cls, metric: str) -> Direction:
+        """Return whether more or less of a metric is better.
+
+        Raises:
+            ConfigError: If the task has no such metric.
+        """
+
+    @classmethod
+    @abstractmethod
+    def outputs_for(cls, spec: DataSpec) -> int:
+        """Return how many outputs the head needs."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch, and what is kept of each case.
+
+        What is kept holds `index`, `target`, `scores` and whatever else `evaluate` needs.
+        """
+
+    @abstractmethod
+    def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the metrics of one split, without its prefix, from what `step` kept of its cases."""
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Return the loss of one batch; training is not scored, since its images are augmented."""
+        loss, _ = self.step(batch)
+        self.log(
+            metric_name("train", "loss"),
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch["index"]),
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Keep the outputs of one batch."""
+        self._batches.append(self.step(batch)[1])
+
+    def test_step(self, batch: Batch, _: int) -> None:
+        """Keep the outputs of one batch."""
+        self._batches.append(self.step(batch)[1])
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute and log the validation metrics; the outputs stay in `kept`."""
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Compute and log the test metrics; the outputs stay in `kept`."""
+        self._score("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Give the optimizer what the strategy declares, and nothing else."""
+        groups = self.strategy_.parameter_groups(self, self.optimizer_config)
+        return scheduled(self.make_optimizer(params=groups), self.schedule, self.trainer)
+
+    def train(self, mode: bool = True) -> Task:
+        """Set the mode, and keep the frozen parts at rest."""
+        super().train(mode)
+        freezing.rest(self)
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the frozen parts at rest: Lightning restores modes without calling `train`."""
+        freezing.rest(self)
+
+    def _score(self, stage: Stage) -> None:
+        parts, self._batches = self._batches, []
+        self.kept[stage] = {key: torch.cat([p[key] for p in parts]).cpu() for key in parts[0]}
+        values = self.evaluate(stage, self.kept[stage])
+        self.log_dict({metric_name(stage, name): value for name, value in values.items()})

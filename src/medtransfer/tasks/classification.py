@@ -1,0 +1,125 @@
+"""Image classification: one image, one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_average_precision,
+    binary_calibration_error,
+    binary_matthews_corrcoef,
+    binary_roc,
+    multiclass_accuracy,
+    multiclass_auroc,
+    multiclass_average_precision,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+    multiclass_matthews_corrcoef,
+)
+
+from medtransfer.data.base import DataSpec
+from medtransfer.data.loading import Batch
+from medtransfer.errors import ConfigError
+from medtransfer.tasks.base import Direction, Stage, Task
+
+DIRECTIONS: dict[str, Direction] = {
+    "auroc": "max",
+    "average_precision": "max",
+    "accuracy": "max",
+    "balanced_accuracy": "max",
+    "f1": "max",
+    "mcc": "max",
+    "brier": "min",
+    "ece": "min",
+    "loss": "min",
+    "sensitivity": "max",
+    "specificity": "max",
+}
+
+
+class Classification(Task):
+    """One class for each image; metrics after Metrics Reloaded (Maier-Hein et al. 2024).
+
+    For two classes the last one is positive, and `sensitivity` and `specificity` are taken at the
+    threshold that was best on validation (Youden's index). For more, AUROC, average precision and
+    F1 are macro averages, one class against the rest.
+    """
+
+    requires: ClassVar[str] = "class"
+    headline: ClassVar[str] = "auroc"
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        # chosen on validation data, part of the model from then on
+        self.register_buffer("threshold", torch.tensor(0.5))
+
+    @classmethod
+    def direction(cls, metric: str) -> Direction:
+        """See `Task.direction`."""
+        if metric not in DIRECTIONS:
+            raise ConfigError(
+                f"classification has no metric '{metric}'", value=metric, choices=DIRECTIONS
+            )
+        return DIRECTIONS[metric]
+
+    @classmethod
+    def outputs_for(cls, spec: DataSpec) -> int:
+        """See `Task.outputs_for`."""
+        return len(spec.class_names)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
+        return cast("Tensor", self.head(self.backbone.embed(images)))
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Task.step`; keeps `scores`, the probabilities (N, K), and `target`."""
+        logits = self(batch["image"]).float()
+        kept = {
+            "index": batch["index"],
+            "scores": logits.softmax(1),
+            "target": batch["target"],
+            "nll": torch.nn.functional.cross_entropy(logits, batch["target"], reduction="none"),
+        }
+        return self.loss(logits, batch["target"]), kept
+
+    def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
+        """See `Task.evaluate`; `loss` is the plain negative log-likelihood, whatever was trained."""
+        scores, target = kept["scores"], kept["target"]
+        classes = scores.shape[1]
+        one_hot = torch.nn.functional.one_hot(target, classes)
+        values = {
+            "loss": kept["nll"].mean(),
+            "accuracy": multiclass_accuracy(scores, target, classes, average="micro"),
+            "balanced_accuracy": multiclass_accuracy(scores, target, classes, average="macro"),
+            "f1": multiclass_f1_score(scores, target, classes, average="macro"),
+            "brier": ((scores - one_hot) ** 2).sum(1).mean(),
+            "auroc": multiclass_auroc(scores, target, classes, average="macro"),
+        }
+        if classes == 2:
+            positive = scores[:, 1]
+            if stage == "val":
+                self._choose_threshold(positive, target)
+            threshold = float(self.get_buffer("threshold"))
+            flagged = positive >= threshold
+            values |= {
+                "average_precision": binary_average_precision(positive, target),
+                "ece": binary_calibration_error(positive, target),
+                "mcc": binary_matthews_corrcoef(positive, target, threshold),
+                "sensitivity": flagged[target == 1].float().mean(),
+                "specificity": (~flagged)[target == 0].float().mean(),
+            }
+        else:
+            values |= {
+                "average_precision": multiclass_average_precision(scores, target, classes),
+                "ece": multiclass_calibration_error(scores, target, classes),
+                "mcc": multiclass_matthews_corrcoef(scores, target, classes),
+            }
+        return {name: float(value) for name, value in values.items()}
+
+    def _choose_threshold(self, positive: Tensor, target: Tensor) -> None:
+        false_positive_rate, true_positive_rate, thresholds = binary_roc(positive, target)
+        best = int((true_positive_rate - false_positive_rate).argmax())
+        self.get_buffer("threshold").fill_(thresholds[best].clamp(0, 1))

@@ -1,0 +1,1 @@
+"""MLflow: runs, configurations, status, artifacts, cost."""
