@@ -262,7 +262,7 @@ class App:
         if not isinstance(node, DictConfig):
             return sorted(str(name) for name in base)
         prefix = f"{parent}." if parent else ""
-        return sorted(f"{prefix}{name}" for name in node if name != "_target_")
+        return sorted(prefix + str(name) for name in node if name != "_target_")
 
 
 def _jobs(returned: Any) -> Iterator[JobReturn]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +24,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PydanticUserError,
     TypeAdapter,
     ValidationError,
 )
@@ -175,7 +176,7 @@ def check(model: type[C], values: Mapping[str, Any]) -> C:
     except ValidationError as error:
         details = error.errors()[0]
         known = _keys_beside(model, details["loc"])
-        raise _config_error(details, "", known) from None
+        raise _config_error(details, "", values, known) from None
 
 
 def build(
@@ -199,7 +200,7 @@ def build(
         ConfigError: If the target is not a `base`, or an argument is unknown, missing or mistyped.
     """
     cls = locate(node["_target_"], base, trusted=trusted, extra=extra)
-    return cls(**check_arguments(cls, node, injected), **injected)
+    return cls(**check_arguments(cls, base, node, injected), **injected)
 
 
 def locate(
@@ -233,9 +234,21 @@ def locate(
     return found
 
 
-def check_arguments(cls: type, node: Component, injected: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the arguments in `node`, each converted to the type in the signature of `cls`."""
-    group = cls.__name__
+def check_arguments(
+    cls: type, base: type, node: Component, injected: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the arguments in `node`, each converted to the type in the signature of `cls`.
+
+    Args:
+        cls: What is to be built.
+        base: Its group's base class; the group is named after it.
+        node: The component.
+        injected: Arguments that come from the program.
+
+    Raises:
+        ConfigError: If an argument is unknown, missing or mistyped.
+    """
+    group = base.__name__.lower()
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(cls).parameters.items()
@@ -245,14 +258,14 @@ def check_arguments(cls: type, node: Component, injected: Iterable[str] = ()) ->
     for key in given:
         if key not in parameters:
             raise ConfigError(
-                f"key '{key}' is unknown to {group} ({node['_target_']})",
+                f"key '{group}.{key}' is unknown to {node['_target_']}",
                 value=key,
                 choices=sorted(parameters),
             )
     for name, parameter in parameters.items():
         if name not in given and parameter.default is parameter.empty:
             raise ConfigError(
-                f"key '{name}' is missing for {group} ({node['_target_']})",
+                f"key '{group}.{name}' is missing for {node['_target_']}",
                 remedy=f"add '{name}' to the YAML of this choice",
             )
     checked = {}
@@ -260,7 +273,7 @@ def check_arguments(cls: type, node: Component, injected: Iterable[str] = ()) ->
         try:
             checked[key] = _adapter(cls, parameters[key]).validate_python(value)
         except ValidationError as error:
-            raise _config_error(error.errors()[0], f"{group}.{key}", ()) from None
+            raise _config_error(error.errors()[0], f"{group}.{key}", value, ()) from None
     return checked
 
 
@@ -274,22 +287,33 @@ def _adapter(cls: type, parameter: inspect.Parameter) -> TypeAdapter[Any]:
         annotation = Any
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception as error:
-        if "config" not in str(error):
-            raise
-        return TypeAdapter(annotation)  # dataclasses bring a configuration of their own
+    except PydanticUserError:  # dataclasses bring a configuration of their own
+        return TypeAdapter(annotation)
 
 
 def _own_arguments(cls: type) -> Iterable[str]:
     if "__dataclass_fields__" in vars(cls):
-        return vars(cls).get("__annotations__", {})
+        return inspect.get_annotations(cls)
     init = vars(cls).get("__init__")
     return inspect.signature(init).parameters if init is not None else ()
 
 
-def _config_error(details: ErrorDetails, prefix: str, known: Iterable[str]) -> ConfigError:
-    """Say a pydantic error in the words of the configuration."""
-    where = ".".join([prefix] * bool(prefix) + [str(part) for part in details["loc"]])
+def _config_error(
+    details: ErrorDetails, prefix: str, values: Any, known: Iterable[str]
+) -> ConfigError:
+    """Say a pydantic error about `values` in the words of the configuration."""
+    missing = details["type"] in {"missing", "missing_argument"}
+    path = [prefix] if prefix else []
+    for part in details["loc"]:
+        # pydantic also names the branches of a union, which are no keys
+        if (isinstance(values, Mapping) and part in values) or (
+            isinstance(values, Sequence) and isinstance(part, int)
+        ):
+            values = values[part]
+        elif not missing:
+            continue
+        path.append(str(part))
+    where = ".".join(path)
     if details["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         key = str(details["loc"][-1])
         return ConfigError(
@@ -298,7 +322,7 @@ def _config_error(details: ErrorDetails, prefix: str, known: Iterable[str]) -> C
             choices=known,
             remedy="medtransfer train --cfg job shows every key",
         )
-    if details["type"] in {"missing", "missing_argument"}:
+    if missing:
         return ConfigError(f"key '{where}' is missing")
     message = details["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]

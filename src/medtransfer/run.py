@@ -38,7 +38,7 @@ from medtransfer.strategies.base import Strategy
 from medtransfer.tasks.base import Direction, Stage, Task, metric_name
 from medtransfer.tasks.losses import Loss
 from medtransfer.tasks.optimizing import MakeOptimizer, optimizer_factory
-from medtransfer.tasks.schedules import Schedule
+from medtransfer.tasks.schedulers import Scheduler
 from medtransfer.tracking import environment
 from medtransfer.tracking.runs import Run
 
@@ -91,13 +91,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choices:
-    """The light parts of a trial: what its configuration names, checked, without data or weights."""
+    """The light parts of a trial, checked; without data or weights."""
 
     task: type[Task]
     dataset: Dataset
     transform: Transform
     strategy: Strategy
-    schedule: Schedule
+    schedule: Scheduler
     make_optimizer: MakeOptimizer
     metric: str
     mode: Direction
@@ -119,7 +119,7 @@ def check(config: TrainConfig) -> Choices:
         dataset=dataset,
         transform=make(config.transform, Transform),
         strategy=make(config.strategy, Strategy),
-        schedule=make(config.scheduler, Schedule),
+        schedule=make(config.scheduler, Scheduler),
         make_optimizer=make_optimizer,
         metric=metric,
         mode=config.trainer.selection.mode or direction,
@@ -134,7 +134,7 @@ def check_all(configs: Iterable[TrainConfig]) -> None:
     Raises:
         MedtransferError: For the first trial that could not start.
     """
-    kinds = {}
+    kinds: dict[str, TrainConfig] = {}
     for config in configs:
         check(config)
         parts = {"paths", "dataset", "backbone", "weights", "head", "loss"}
@@ -198,7 +198,7 @@ def check_fit(config: TrainConfig) -> tuple[type[Task], Dataset]:
         ConfigError: If the dataset lacks the annotation that the task needs.
     """
     task_class = locate(config.task["_target_"], Task, trusted=config.trusted_modules)
-    check_arguments(task_class, config.task, injected=inspect.signature(Task).parameters)
+    check_arguments(task_class, Task, config.task, injected=inspect.signature(Task).parameters)
     dataset = build(config.dataset, Dataset, trusted=config.trusted_modules)
     if task_class.requires not in dataset.provides:
         raise ConfigError(

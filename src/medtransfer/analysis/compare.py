@@ -12,7 +12,7 @@ import numpy as np
 from medtransfer.analysis.cases import case_frame, matrix, rare_classes, values_of
 from medtransfer.analysis.grid import Cell, cells, where
 from medtransfer.analysis.results import Arm, Contrast
-from medtransfer.analysis.stats import BOUNDS, LOWER_IS_BETTER, Interval, holm, verdict
+from medtransfer.analysis.stats import LOWER_IS_BETTER, Interval, holm, verdict, within_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,12 +74,12 @@ def compare(study: Study) -> Comparison:
 
 
 def arm_row(cell: Cell, frames: Frames, metric: str) -> Arm:
-    """Return the row of a cell; its interval is cut at the bounds of the metric."""
+    """Return the row of a cell; its interval keeps to the bounds of the metric."""
     trials = list(cell.trials.values())
     costs = sorted({name for trial in trials for name in trial.cost})
     values = matrix(trials, frames, metric)
     interval = values.interval()
-    low, high = BOUNDS.get(metric, (-inf, inf))
+    lo, hi = within_bounds(interval, metric)
     return Arm(
         arm=cell.arm,
         axes=cell.axes,
@@ -87,8 +87,8 @@ def arm_row(cell: Cell, frames: Frames, metric: str) -> Arm:
         n_cases=values.n_cases,
         n_groups=values.n_groups,
         mean=_defined(interval.estimate),
-        lo=_defined(max(interval.lo, low)),
-        hi=_defined(min(interval.hi, high)),
+        lo=_defined(lo),
+        hi=_defined(hi),
         over=interval.over,
         cost={c: float(np.mean([t.cost[c] for t in trials if c in t.cost])) for c in costs},
         failed=cell.failed,

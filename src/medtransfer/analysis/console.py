@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from medtransfer.analysis.results import Results
 
-_NAME_WIDTH = 25
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"}
 
 
@@ -66,7 +64,7 @@ def _arms(results: Results, axes: Mapping[str, str]) -> Table:
 
 
 def _contrasts(results: Results, axes: Mapping[str, str]) -> Table:
-    table = _table("Paired differences", axes, "A", "A is", "B")
+    table = _table("Paired differences", axes, "A versus B", "A is")
     for name in ("A - B", "95 % CI", "adj. p"):
         table.add_column(name, justify="right", no_wrap=True)
     provisional = False
@@ -74,9 +72,8 @@ def _contrasts(results: Results, axes: Mapping[str, str]) -> Table:
         if row.axes == axes:
             provisional |= row.provisional
             table.add_row(
-                _broken(row.a),
+                Text(f"{plain(row.a)}\nversus {plain(row.b)}"),
                 Text(row.verdict + "*" * row.provisional, style=_STYLES[row.verdict]),
-                _broken(row.b),
                 number(row.diff, signed=True),
                 interval(row),
                 probability(row.p_adj),
@@ -113,13 +110,3 @@ def _table(heading: str, axes: Mapping[str, str], *names: str) -> Table:
 def _name(text: str) -> Text:
     """Return text that cannot act as rich markup or move the cursor."""
     return Text(plain(text))
-
-
-def _broken(arm: str) -> Text:
-    """Break a long arm after a slash, so that two of them and the numbers fit 100 columns."""
-    lines = [""]
-    for part in re.split(r"(?<=/)", plain(arm)):
-        if lines[-1] and len(lines[-1] + part) > _NAME_WIDTH:
-            lines.append("")
-        lines[-1] += part
-    return Text("\n".join(lines))

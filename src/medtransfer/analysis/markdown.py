@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from medtransfer.analysis.grid import where
-from medtransfer.analysis.stats import LOWER_IS_BETTER
+from medtransfer.analysis.stats import BOUNDS, LOWER_IS_BETTER
 from medtransfer.analysis.words import (
     counted,
     interval,
@@ -133,6 +133,8 @@ def _method(results: Results) -> Iterator[str]:
             "Intervals treat cases and seeds as crossed random effects (variance of the two-way "
             "layout, Satterthwaite's degrees of freedom)."
         )
+    if results.metric in BOUNDS:
+        yield "Those of the arms are built on the logit scale, within the metric's range."
     if "cases" in over:
         yield "With a single seed an interval covers the choice of cases alone."
     if "seeds" in over:

@@ -80,11 +80,11 @@ def megabytes(value: float | None) -> str:
 
 
 def evidence(row: Arm | Contrast) -> str:
-    """Return `95 % CI 0.010 to 0.074, 3 seeds, 120 cases of 45 patients`."""
+    """Return `95 % CI 0.010 to 0.074, 3 seeds, 120 cases of 45 groups`."""
     parts = [] if row.lo is None else [f"95 % CI {interval(row)}"]
     parts.append(counted(row.n_seeds, "seed"))
     if row.n_cases:
-        of = f" of {counted(row.n_groups, 'patient')}" if row.n_groups < row.n_cases else ""
+        of = f" of {counted(row.n_groups, 'group')}" if row.n_groups < row.n_cases else ""
         parts.append(counted(row.n_cases, "case") + of)
     alone = f"; the interval covers {row.over} alone" if row.over in {"cases", "seeds"} else ""
     return ", ".join(parts) + alone

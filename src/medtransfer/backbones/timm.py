@@ -34,11 +34,11 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(self, name: str, channels: int, image_size: int) -> None:
-        model = create(name, channels)
+        model: Any = create(name, channels)
         config = model.pretrained_cfg
         super().__init__(channels, Normalisation(tuple(config["mean"]), tuple(config["std"])))
         self.name = name
-        self.model = model
+        self.model: Any = model
         self._measure(image_size)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def create(name: str, channels: int, **options: Any) -> nn.Module:
         )
     for size_option in SIZE_OPTIONS:
         try:
-            return timm.create_model(  # type: ignore[no-any-return]
+            return timm.create_model(
                 name, num_classes=0, in_chans=channels, **size_option, **options
             )
         except TypeError as error:

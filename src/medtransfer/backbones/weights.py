@@ -106,7 +106,7 @@ class Hub(Weights):
             )
         name = f"{backbone.name}.{self.tag}" if self.tag else backbone.name
         try:
-            model = create(name, backbone.channels_in, pretrained=True)
+            model: Any = create(name, backbone.channels_in, pretrained=True)
         except Exception as error:  # the hub's client raises whatever its transport raises
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WeightsError(
@@ -201,7 +201,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, _metadata(file)
+                return {key: file.get_tensor(key) for key in list(file.keys())}, _metadata(file)
         except (SafetensorError, OSError) as error:
             raise WeightsError(
                 f"'{path}' is damaged or not a safetensors file: {error}",
@@ -250,8 +250,9 @@ def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None
     remedy = f"use weights that were made for '{backbone.name}', or the backbone they are made for"
     if missing:
         raise WeightsError(
-            f"'{source}' does not fit backbone '{backbone.name}': {len(values)} of {len(own)} tensors"
-            f" match, {len(missing)} are missing (first '{missing[0]}'), {unexpected} are left over",
+            f"'{source}' does not fit backbone '{backbone.name}': {len(values)} of {len(own)}"
+            f" tensors match, {len(missing)} are missing (first '{missing[0]}'),"
+            f" {unexpected} are left over",
             remedy=remedy,
         )
     for key, value in values.items():
@@ -274,7 +275,7 @@ def hash_tensors(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

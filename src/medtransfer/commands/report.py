@@ -31,5 +31,7 @@ def answer(client: MlflowClient, study: str, out: Path) -> None:
     client.log_artifacts(found.run_id, str(out), "report")
     for table in tables(results):
         console.out.print(table)
+    for note in results.notes:
+        console.out.print(f"note: {note}", markup=False, highlight=False)
     console.out.print(f"\n{results.headline}\n", markup=False, highlight=False)
     console.say(f"report: {out / 'report.md'}")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 
 from medtransfer.data.base import Dataset, Image, Record
 from medtransfer.errors import DataError
@@ -91,7 +92,7 @@ def read_image(path: Path) -> Image:
     try:
         with PILImage.open(path) as image:
             return np.asarray(image.convert("L" if image.mode in {"L", "1", "LA"} else "RGB"))
-    except PILImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise DataError(
             f"'{path}' is not an image, whatever its name says", remedy=remedy
         ) from None

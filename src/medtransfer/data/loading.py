@@ -180,7 +180,7 @@ class _Samples(TorchDataset[Batch]):
         self.seed = seed
         self.transform = transform
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         image = torch.from_numpy(np.array(self.images[index])).float().div_(255)
         if self.transform is not None and self.transform.random:

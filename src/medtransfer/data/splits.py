@@ -149,7 +149,7 @@ def merge_groups(groups: Sequence[str], contents: Sequence[str]) -> list[str]:
 
 
 def _groups_by_class(groups: Sequence[str], targets: Sequence[int]) -> Mapping[int, list[str]]:
-    """Return the groups of each class, sorted; a group of mixed classes counts for its commonest."""
+    """Return the groups of each class, sorted; one of mixed classes counts for its commonest."""
     votes: dict[str, Counter[int]] = defaultdict(Counter)
     for group, target in zip(groups, targets, strict=True):
         votes[group][target] += 1
@@ -220,8 +220,8 @@ def _from_file(path: Path, sample_ids: Sequence[str], groups: Sequence[str]) -> 
         other, name = first.setdefault(group, (sample_id, side[sample_id]))
         if name != side[sample_id]:
             raise LeakageError(
-                f"images '{other}' ({name}) and '{sample_id}' ({side[sample_id]}) are of one patient"
-                f" or identical, and '{path}' puts them into different splits",
+                f"images '{other}' ({name}) and '{sample_id}' ({side[sample_id]}) are of one"
+                f" patient or identical, and '{path}' puts them into different splits",
                 remedy="move them to one side",
             )
     return [side.get(sample_id, "") for sample_id in sample_ids]

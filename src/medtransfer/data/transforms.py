@@ -60,7 +60,7 @@ class Augment(Transform):
             steps.append(v2.RandomHorizontalFlip())
         if self.rotation or self.translation or self.scale:
             affine = v2.RandomAffine(
-                self.rotation,
+                (-self.rotation, self.rotation),
                 translate=(self.translation, self.translation),
                 scale=(1 - self.scale, 1 + self.scale),
                 interpolation=v2.InterpolationMode.BILINEAR,

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from medtransfer.backbones.base import Backbone
 from medtransfer.seeding import derive
 from medtransfer.tasks.optimizing import MakeOptimizer, scheduled
-from medtransfer.tasks.schedules import Schedule
+from medtransfer.tasks.schedulers import Scheduler
 
 
 class Learner(nn.Module, ABC):
@@ -66,7 +66,7 @@ class Pretraining(pl.LightningModule):
     def __init__(
         self,
         learner: Learner,
-        schedule: Schedule,
+        schedule: Scheduler,
         make_optimizer: MakeOptimizer,
     ) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Pretraining(pl.LightningModule):
         self.schedule = schedule
         self.make_optimizer = make_optimizer
 
-    def training_step(self, batch: Any, _: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the loss of one batch."""
         loss: Tensor = self.learner(batch)
         self.log("train/loss", loss)

@@ -21,7 +21,7 @@ from medtransfer.pretrain.base import Batches, Pretraining, Source
 from medtransfer.quiet import quiet_libraries
 from medtransfer.seeding import seed_part
 from medtransfer.tasks.optimizing import optimizer_factory
-from medtransfer.tasks.schedules import Schedule
+from medtransfer.tasks.schedulers import Scheduler
 from medtransfer.tracking.runs import Run
 
 LOG_EVERY = 20  # steps
@@ -50,7 +50,7 @@ def prepare(config: PretrainConfig) -> Prepared:
     seed_part(config.seed, "head")
     module = Pretraining(
         source.learner(backbone),
-        make(config.scheduler, Schedule),
+        make(config.scheduler, Scheduler),
         optimizer_factory(config.optimizer, config.trusted_modules),
     )
     return Prepared(source, backbone, module)

@@ -18,7 +18,7 @@ WIDTH = 32  # channels of the decoder
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic(Source):
-    """Domain-randomised shapes: no natural and no patient image (after SynthSeg, Billot et al. 2023).
+    """Domain-randomised shapes, after SynthSeg (Billot et al. 2023): no natural, no patient image.
 
     The network learns, for every pixel, what the image was before texture, shading, blur and
     speckle: its region's intensity, how strong the texture is, where the edges are.

@@ -17,7 +17,7 @@ from medtransfer.data.loading import Batch
 from medtransfer.strategies import freezing
 from medtransfer.strategies.base import Strategy
 from medtransfer.tasks.optimizing import MakeOptimizer, scheduled
-from medtransfer.tasks.schedules import Schedule
+from medtransfer.tasks.schedulers import Scheduler
 
 Stage = Literal["train", "val", "test"]
 Direction = Literal["min", "max"]
@@ -57,7 +57,7 @@ class Task(pl.LightningModule, ABC):
         head: nn.Module,
         loss: nn.Module,
         strategy: Strategy,
-        schedule: Schedule,
+        schedule: Scheduler,
         optimizer: Mapping[str, Any],
         make_optimizer: MakeOptimizer,
         spec: DataSpec,
@@ -97,9 +97,9 @@ class Task(pl.LightningModule, ABC):
 
     @abstractmethod
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return the metrics of one split, without its prefix, from what `step` kept of its cases."""
+        """Return the metrics of one split, unprefixed, from what `step` kept of its cases."""
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the loss of one batch; training is not scored, since its images are augmented."""
         loss, _ = self.step(batch)
         self.log(
@@ -111,11 +111,11 @@ class Task(pl.LightningModule, ABC):
         )
         return loss
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the outputs of one batch."""
         self._batches.append(self.step(batch)[1])
 
-    def test_step(self, batch: Batch, _: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the outputs of one batch."""
         self._batches.append(self.step(batch)[1])
 

@@ -45,7 +45,8 @@ class Classification(Task):
 
     For two classes the last one is positive, and `sensitivity` and `specificity` are taken at the
     threshold that was best on validation (Youden's index). For more, AUROC, average precision and
-    F1 are macro averages, one class against the rest.
+    F1 are macro averages, one class against the rest. The Brier score lies in [0, 1] for two
+    classes and in [0, 2] for more, as scikit-learn has it.
     """
 
     requires: ClassVar[str] = "class"
@@ -86,7 +87,7 @@ class Classification(Task):
         return self.loss(logits, batch["target"]), kept
 
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
-        """See `Task.evaluate`; `loss` is the plain negative log-likelihood, whatever was trained."""
+        """See `Task.evaluate`; `loss` is the negative log-likelihood, whatever was trained."""
         scores, target = kept["scores"], kept["target"]
         classes = scores.shape[1]
         one_hot = torch.nn.functional.one_hot(target, classes)
@@ -95,7 +96,7 @@ class Classification(Task):
             "accuracy": multiclass_accuracy(scores, target, classes, average="micro"),
             "balanced_accuracy": multiclass_accuracy(scores, target, classes, average="macro"),
             "f1": multiclass_f1_score(scores, target, classes, average="macro"),
-            "brier": ((scores - one_hot) ** 2).sum(1).mean(),
+            "brier": ((scores - one_hot) ** 2).sum(1).mean() / (2 if classes == 2 else 1),
             "auroc": multiclass_auroc(scores, target, classes, average="macro"),
         }
         if classes == 2:

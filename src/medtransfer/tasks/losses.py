@@ -22,6 +22,8 @@ class Loss(nn.Module, ABC):
         class_weights: `balanced` gives every class the same total weight; `none` every case.
     """
 
+    weight: Tensor | None
+
     def __init__(self, counts: Sequence[int], class_weights: ClassWeights) -> None:
         super().__init__()
         weight = None

@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
 from medtransfer.config import Component, build, check_arguments, locate
-from medtransfer.tasks.schedules import Schedule
+from medtransfer.tasks.schedulers import Scheduler
 
 LIBRARIES = ("torch.optim",)  # whose classes the group may name directly
 
@@ -25,12 +25,12 @@ def optimizer_factory(node: Component, trusted: Iterable[str]) -> MakeOptimizer:
     """
     base = torch.optim.Optimizer
     cls = locate(node["_target_"], base, trusted=trusted, extra=LIBRARIES)
-    check_arguments(cls, node, injected=("params",))
+    check_arguments(cls, base, node, injected=("params",))
     return partial(build, node, base, trusted=trusted, extra=LIBRARIES)
 
 
 def scheduled(
-    optimizer: torch.optim.Optimizer, schedule: Schedule, trainer: Trainer
+    optimizer: torch.optim.Optimizer, schedule: Scheduler, trainer: Trainer
 ) -> OptimizerLRScheduler:
     """Return an optimizer whose learning rates follow `schedule` over the trainer's steps."""
     total = max(1, int(trainer.estimated_stepping_batches))

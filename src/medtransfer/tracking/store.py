@@ -37,7 +37,7 @@ class Store:
 
 
 def resolve_uri(uri: str | None, output: Path) -> str:
-    """Return the URI that counts: the given one, the environment's, or a SQLite file in `output`."""
+    """Return the given URI, else the environment's, else that of a SQLite file in `output`."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{output.resolve()}/mlflow.db"
 
 

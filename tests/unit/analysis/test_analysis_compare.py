@@ -211,11 +211,6 @@ def test_patients_widen_the_interval_of_their_images():
     assert width(1) != width(4)
 
 
-def test_an_interval_ends_where_the_metric_does():
-    rows = compare(study({FE: 4.5}, n=30)).arms
-    assert rows[0].hi == 1.0
-
-
 def test_a_logged_metric_that_differs_from_the_predictions_is_said():
     made = changed(study({FE: 1.0, FT: 2.0}), lambda _: {"metrics": {"auroc": 0.123}})
     notes = compare(made).notes

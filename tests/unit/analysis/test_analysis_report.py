@@ -12,7 +12,7 @@ from medtransfer.analysis import report
 from medtransfer.analysis.console import tables
 from medtransfer.analysis.load import load_study
 from medtransfer.analysis.markdown import escape, markdown
-from medtransfer.analysis.words import megabytes, number, seconds
+from medtransfer.analysis.words import large, megabytes, number, seconds
 from medtransfer.errors import StoreError
 
 
@@ -98,9 +98,22 @@ def test_other_settings_are_counted():
     assert text.endswith(f" {FT} in 1 other setting: better.")
 
 
+def test_other_settings_are_told_from_the_same_side():
+    axes = [{"dataset.fraction": value} for value in ("0.1", "1")]
+    made = study({FE: 1.0, FT: 2.5}, axes=axes)
+
+    def turned(run):
+        swap = run.replace(FE, "?").replace(FT, FE).replace("?", FT)
+        return made.predictions(swap if "'0.1'" in run else run)
+
+    text = report.build(replace(made, predictions=turned)).headline
+    assert text.startswith(f"With dataset.fraction=1: {FT} is better than {FE}")
+    assert text.endswith(f" {FT} in 1 other setting: worse.")
+
+
 def test_one_arm_no_pair_and_nothing():
     assert line({FE: 1.0}, per_patient=2).endswith(
-        "3 seeds, 120 cases of 60 patients); there is no second arm to compare it with."
+        "3 seeds, 120 cases of 60 groups); there is no second arm to compare it with."
     )
     made = study({FE: 1.0, FT: 2.0})
     apart = changed(made, lambda t: {"split_hash": t.arm})
@@ -244,4 +257,5 @@ def test_numbers():
     assert [number(v, signed=True) for v in (0.1, -0.1, 0.0001)] == ["+0.100", "-0.100", "0.000"]
     given = (None, 8.12, 95, 600, 9000)
     assert [seconds(v) for v in given] == ["-", "8.1 s", "95 s", "10 min", "2.5 h"]
+    assert [large(v) for v in (None, 513, 1026, 2.5e9)] == ["-", "513", "1.0 k", "2.5 G"]
     assert [megabytes(v) for v in (None, 812.4, 1812.0)] == ["-", "812 MB", "1.8 GB"]

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 
-class Schedule(ABC):
+class Scheduler(ABC):
     """How the learning rate moves."""
 
     @abstractmethod
@@ -23,16 +23,16 @@ class Schedule(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant(Schedule):
+class Constant(Scheduler):
     """The factor stays one."""
 
     def factor(self, progress: float) -> float:  # noqa: ARG002
-        """See `Schedule.factor`."""
+        """See `Scheduler.factor`."""
         return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(Schedule):
+class Cosine(Scheduler):
     """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017).
 
     Attributes:
@@ -42,14 +42,14 @@ class Cosine(Schedule):
     warmup: Annotated[float, Field(ge=0, lt=1)]
 
     def factor(self, progress: float) -> float:
-        """See `Schedule.factor`; the very first step is small but not zero."""
+        """See `Scheduler.factor`; the very first step is small but not zero."""
         if progress < self.warmup:
             return max(progress / self.warmup, 0.01)
         return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiStep(Schedule):
+class MultiStep(Scheduler):
     """The factor is multiplied by `gamma` at each milestone.
 
     Attributes:
@@ -61,5 +61,5 @@ class MultiStep(Schedule):
     gamma: Annotated[float, Field(gt=0, le=1)]
 
     def factor(self, progress: float) -> float:
-        """See `Schedule.factor`."""
+        """See `Scheduler.factor`."""
         return self.gamma ** sum(progress >= milestone for milestone in self.milestones)
