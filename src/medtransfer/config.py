@@ -304,6 +304,7 @@ def _config_error(
     """Say a pydantic error about `values` in the words of the configuration."""
     missing = details["type"] in {"missing", "missing_argument"}
     path = [prefix] if prefix else []
+    part: Any
     for part in details["loc"]:
         # pydantic also names the branches of a union, which are no keys
         if (isinstance(values, Mapping) and part in values) or (

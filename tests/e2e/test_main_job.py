@@ -1,0 +1,213 @@
+"""The main job from the command line into a store of its own, read back by MLflow's own client."""
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+TINY = (
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "dataset.patients=36",
+    "dataset.size=32",
+    "dataset.image_size=32",
+    "trainer=quick",
+    "trainer.max_epochs=2",
+    "trainer.threads=1",
+)
+PRETRAIN = (
+    "pretrain",
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "source.image_size=32",
+    "trainer.max_steps=4",
+    "trainer.batch_size=8",
+    "trainer.threads=1",
+)
+
+
+@pytest.fixture
+def client(home):
+    return lambda: MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+
+
+def all_runs(client, query=""):
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(ids, filter_string=query)
+
+
+def artifact(client, run, name):
+    return Path(client.download_artifacts(run.info.run_id, name))
+
+
+def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, home, tmp_path):
+    assert cli(*PRETRAIN)[0] == 0
+    code, out, _ = cli(
+        "train",
+        "-m",
+        *TINY,
+        "strategy=feature_extraction,fine_tuning",
+        "weights=random,file",
+        "seed=0,1",
+        "study.name=first",
+    )
+    assert code == 0, out
+    store = client()
+    (parent,) = all_runs(store, "tags.`medtransfer.phase` = 'study'")
+    trials = all_runs(store, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert len(trials) == 8
+    assert {run.info.status for run in [parent, *trials]} == {"FINISHED"}
+    assert len({run.data.tags["medtransfer.trial_id"] for run in trials}) == 8
+    assert {run.data.tags["medtransfer.arm"] for run in trials} == {
+        f"{strategy}/{weights}"
+        for strategy in ("feature_extraction", "fine_tuning")
+        for weights in ("random", "file")
+    }
+    for run in trials:
+        tags = {k.removeprefix("medtransfer."): v for k, v in run.data.tags.items()}
+        assert tags["study_id"] == parent.data.tags["medtransfer.study_id"]
+        assert (tags["task"], tags["dataset"]) == ("classification", "phantom")
+        assert (tags["backbone"], tags["fraction"]) == ("test_resnet", "1.0")
+        assert (tags["phase"], tags["test_openings"]) == ("final", "1")
+        assert run.data.params["trainer.max_epochs"] == "2"
+        assert {"test/auroc", "val/auroc", "train/loss", "best/auroc"} <= run.data.metrics.keys()
+        assert run.data.metrics["cost/train_seconds"] > 0
+        assert run.data.metrics["cost/peak_memory_mb"] > 0
+        history = store.get_metric_history(run.info.run_id, "val/auroc")
+        assert [point.step for point in history] == [0, 1]
+        assert len(store.get_metric_history(run.info.run_id, "test/auroc")) == 1
+
+    frozen = {r.data.metrics["cost/trainable_parameters"] for r in trials if "extr" in r.info.run_name}
+    assert frozen == {96 * 3 + 3}
+    frame = pd.read_parquet(artifact(store, trials[0], "predictions/test.parquet"))
+    assert list(frame)[:5] == ["sample_id", "group_id", "exam_id", "split", "target"]
+    assert list(frame)[5:] == ["score_normal", "score_benign", "score_malignant"]
+    assert set(frame["split"]) == {"test"}
+    for name in ("config.yaml", "environment.json", "weights.json", "split.json", "data.json"):
+        assert artifact(store, trials[0], name).read_text()
+
+    results = json.loads(artifact(store, parent, "report/results.json").read_text())
+    assert len(results["arms"]) == 4
+    assert len(results["contrasts"]) == 6
+    assert all(contrast["provisional"] for contrast in results["contrasts"])
+    assert "provisional" in out
+    assert results["headline"] in " ".join(out.split())
+
+    code, again, _ = cli("report", "first", "--out", str(tmp_path / "again"))
+    assert code == 0
+    assert json.loads((tmp_path / "again" / "results.json").read_text()) == results
+    assert {"report.md", "results.csv"} <= {p.name for p in (tmp_path / "again").iterdir()}
+    assert results["headline"] in " ".join(again.split())
+
+    code, alone, _ = cli("report", trials[0].info.run_id, "--out", str(tmp_path / "alone"))
+    assert code == 0
+    assert trials[0].data.tags["medtransfer.arm"] in alone
+
+
+def test_equal_seeds_give_equal_results_to_the_last_bit(cli, client):
+    for seed in (3, 3, 4):
+        code, *_ = cli("train", *TINY, "strategy=fine_tuning", f"seed={seed}")
+        assert code == 0
+    store = client()
+    runs = sorted(all_runs(store), key=lambda run: run.info.start_time)
+    scored = [
+        {k: v for k, v in run.data.metrics.items() if not k.startswith("cost/")} for run in runs
+    ]
+    assert scored[0] == scored[1]
+    assert scored[0] != scored[2]
+    frames = [pd.read_parquet(artifact(store, run, "predictions/test.parquet")) for run in runs]
+    pd.testing.assert_frame_equal(frames[0], frames[1], check_exact=True)
+    assert not frames[0].equals(frames[2])
+    ids = [run.data.tags["medtransfer.trial_id"] for run in runs]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_fractions_are_rows_of_their_own(cli, client):
+    code, out, _ = cli("train", "-m", *TINY, "dataset.fraction=0.5,1.0", "seed=0,1")
+    assert code == 0, out
+    store = client()
+    (parent,) = all_runs(store, "tags.`medtransfer.phase` = 'study'")
+    results = json.loads(artifact(store, parent, "report/results.json").read_text())
+    assert [arm["axes"] for arm in results["arms"]] == [
+        {"dataset.fraction": "0.5"},
+        {"dataset.fraction": "1.0"},
+    ]
+    assert results["contrasts"] == []
+
+
+def test_without_the_test_set_nothing_of_it_is_opened(cli, client):
+    assert cli("train", *TINY, "test=false")[0] == 0
+    store = client()
+    (run,) = all_runs(store)
+    assert run.data.tags["medtransfer.test_openings"] == "0"
+    assert not [name for name in run.data.metrics if name.startswith("test/")]
+    assert [f.path for f in store.list_artifacts(run.info.run_id, "predictions")] == [
+        "predictions/val.parquet"
+    ]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("loss=balanced_cross_entropy", "optimizer=sgd", "scheduler=constant", "transform=none"),
+        ("loss=focal", "optimizer=adam", "scheduler=multistep", "transform=strong"),
+        ("trainer.sampler=balanced", "trainer.selection.metric=balanced_accuracy"),
+        ("trainer.early_stopping.patience=1", "trainer.selection.metric=loss", "dataset.shots=2"),
+        ("dataset.channels=1", "trainer.precision=fp32", "trainer.checkpoint=none"),
+        ("trainer.max_steps=1", "trainer.gradient_clip=1.0", "trainer.workers=1"),
+    ],
+    ids=lambda choices: choices[0],
+)
+def test_other_choices_run(cli, client, home, choices):
+    code, _, err = cli("train", *TINY, *choices)
+    assert code == 0, err
+    (run,) = all_runs(client())
+    assert run.info.status == "FINISHED"
+    kept = list((home / "checkpoints").rglob("*.ckpt"))
+    assert len(kept) == (0 if "trainer.checkpoint=none" in choices else 1)
+
+
+def test_pretraining_is_done_once_and_says_where_it_comes_from(cli, client, home):
+    code, out, _ = cli(*PRETRAIN)
+    assert code == 0
+    (path,) = (home / "weights").glob("*.safetensors")
+    assert str(path) in out
+    before = path.read_bytes()
+    code, out, _ = cli(*PRETRAIN)
+    assert code == 0
+    assert "made before" in out
+    (run,) = all_runs(client())
+    assert run.data.tags["medtransfer.phase"] == "pretrain"
+    known = json.loads(artifact(client(), run, "weights.json").read_text())
+    assert known["source"] == "synthetic"
+    assert known["images"] == 32
+
+    path.unlink()
+    assert cli(*PRETRAIN)[0] == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.real_data("busi")
+def test_busi_runs_as_it_lies_there(cli, client, data_root):
+    code, out, err = cli(
+        "train",
+        "-m",
+        "dataset=busi",
+        "dataset.image_size=32",
+        "dataset.fraction=0.05",
+        *TINY[:2],
+        *TINY[5:],
+        f"paths.data={data_root}",
+        "strategy=feature_extraction,fine_tuning",
+    )
+    assert code == 0, err
+    store = client()
+    (parent,) = all_runs(store, "tags.`medtransfer.phase` = 'study'")
+    trial = all_runs(store, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")[0]
+    split = json.loads(artifact(store, trial, "split.json").read_text())
+    assert sum(len(ids) for ids in split.values()) == 780
+    frame = pd.read_parquet(io.BytesIO(artifact(store, trial, "predictions/test.parquet").read_bytes()))
+    assert len(frame) == len(split["test"])
