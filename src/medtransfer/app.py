@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -42,12 +42,15 @@ class Plan:
     """What a multirun will do.
 
     Attributes:
-        jobs: The overrides of each job; empty when the sweeper decides as it goes.
+        jobs: The overrides of each job.
         swept: The keys that differ between jobs, in order.
+        complete: Whether these are all jobs. A sweeper that decides as it goes, such as Optuna's,
+            shows only what all of its jobs share.
     """
 
     jobs: tuple[tuple[str, ...], ...]
     swept: tuple[str, ...]
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,13 @@ class Composed:
         values: The configuration.
         choices: What was chosen in each group.
         overrides: What was given on the command line, or by the sweep.
+        number: The place of the job in its sweep, from 1.
     """
 
     values: DictConfig
     choices: dict[str, str]
     overrides: tuple[str, ...]
+    number: int
 
     @classmethod
     def of_job(cls, values: DictConfig) -> Composed:
@@ -73,7 +78,8 @@ class Composed:
     def of(cls, values: DictConfig, hydra: HydraConf | DictConfig) -> Composed:
         """Return a configuration and what Hydra's own node says of it."""
         choices = {str(k): str(v) for k, v in hydra.runtime.choices.items()}
-        return cls(values, choices, tuple(hydra.overrides.task))
+        number = 0 if OmegaConf.is_missing(hydra.job, "num") else hydra.job.num
+        return cls(values, choices, tuple(_given(hydra)), int(number) + 1)
 
     def plain(self) -> dict[str, Any]:
         """Return plain containers, every interpolation resolved.
@@ -160,20 +166,28 @@ class App:
     def plan(self, overrides: Sequence[str]) -> Plan:
         """Return the jobs of a multirun, as Hydra's basic sweeper would start them."""
         config = self._compose(overrides, RunMode.MULTIRUN)
-        if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.BasicSweeper":
-            return Plan((), ())
-        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-        given = [*params, *config.hydra.overrides.task]
+        params = config.hydra.sweeper.get("params") or {}
+        if "trusted_modules" in params:
+            raise ConfigError(
+                "hydra.sweeper.params.trusted_modules stands in a config file",
+                remedy="give trusted_modules on the command line, where you see what you trust",
+            )
+        given = [*(f"{key}={value}" for key, value in params.items()), *_given(config.hydra)]
         with self._explained(given):
-            parsed = OverridesParser.create(config_loader=self.hydra.config_loader)
-            (jobs,) = BasicSweeper.split_arguments(parsed.parse_overrides(given), None)
+            parser = OverridesParser.create(config_loader=self.hydra.config_loader)
+            parsed = parser.parse_overrides(given)
+            if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.BasicSweeper":
+                shared = tuple(str(o.input_line) for o in parsed if not o.is_sweep_override())
+                varied = tuple(o.get_key_element() for o in parsed if o.is_sweep_override())
+                return Plan((shared,), varied, complete=False)
+            (jobs,) = BasicSweeper.split_arguments(parsed, None)
         values: dict[str, set[str]] = {}
         for job in jobs:
             for override in job:
                 key, _, value = override.partition("=")
                 values.setdefault(key, set()).add(value)
         swept = tuple(key for key, found in values.items() if len(found) > 1)
-        return Plan(tuple(tuple(job) for job in jobs), swept)
+        return Plan(tuple(tuple(job) for job in jobs), swept, complete=True)
 
     def run(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> Any:
         """Run one job and return what the task returns, or raise what it raises."""
@@ -185,6 +199,7 @@ class App:
             except Exception as error:  # Hydra would print it in its own way
                 raised.append(error)
 
+        self._compose(overrides, RunMode.RUN)
         with self._explained(overrides):
             done = self.hydra.run(self.name, job, list(overrides), with_log_configuration=False)
         if raised:
@@ -213,9 +228,15 @@ class App:
 
     def _compose(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
         with self._explained(overrides):
-            return self.hydra.compose_config(
+            config = self.hydra.compose_config(
                 self.name, list(overrides), run_mode=mode, with_log_configuration=False
             )
+        if config.hydra.callbacks:
+            raise ConfigError(
+                "hydra.callbacks name code that Hydra would run before anything is checked",
+                remedy="leave them out",
+            )
+        return config
 
     @contextmanager
     def _explained(self, overrides: Sequence[str]) -> Iterator[None]:
@@ -223,7 +244,7 @@ class App:
             yield
         except MissingConfigException as error:
             raise self._unknown_choice(error) from None
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise self._unusable(error, overrides) from None
 
     def _unknown_choice(self, error: MissingConfigException) -> ConfigError:
@@ -263,6 +284,13 @@ class App:
             return sorted(str(name) for name in base)
         prefix = f"{parent}." if parent else ""
         return sorted(prefix + str(name) for name in node if name != "_target_")
+
+
+def _given(hydra: HydraConf | DictConfig) -> list[str]:
+    """Return the overrides as given; those that point to other keys cannot be resolved here."""
+    given = OmegaConf.to_container(cast("Any", hydra.overrides.task), resolve=False)
+    assert isinstance(given, list)
+    return [str(override) for override in given]
 
 
 def _jobs(returned: Any) -> Iterator[JobReturn]:

@@ -148,7 +148,7 @@ def _ui(arguments: argparse.Namespace, rest: list[str]) -> int:
     open_client(uri)
     print(f"http://127.0.0.1:{arguments.port}  (Ctrl+C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(arguments.port), "--backend-store-uri", uri]
+    command += ["--port", str(arguments.port), "--workers", "1", "--backend-store-uri", uri]
     os.execv(sys.executable, command)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -31,7 +34,7 @@ class Reporter:
     and make their own.
 
     Args:
-        trials: How many trials there will be.
+        trials: How many trials there will be; 0 when nobody knows yet.
         unit: What one trial counts as it goes, in the plural.
     """
 
@@ -63,8 +66,8 @@ class Reporter:
                 transient=True,
             )
             self.bars.start()
-            if self.trials > 1:
-                self.sweep_bar = self.bars.add_task("trials", total=self.trials, note="")
+            if self.trials != 1:
+                self.sweep_bar = self.bars.add_task("trials", total=self.trials or None, note="")
         return self
 
     def __exit__(
@@ -77,9 +80,10 @@ class Reporter:
             self.bars.stop()
         Reporter.active = None
 
-    def start(self, label: str) -> None:
-        """Say that a trial starts."""
-        self.label = f"[{self.done + 1}/{self.trials}] {label}" if self.trials > 1 else label
+    def start(self, label: str, number: int = 1) -> None:
+        """Say that a trial starts, and the how-manieth it is."""
+        of = f"/{self.trials}" if self.trials else ""
+        self.label = label if self.trials == 1 else f"[{number}{of}] {label}"
         self.line_at = time.monotonic()
         if self.bars is None:
             self._line("started")
@@ -125,6 +129,15 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def program() -> str:
+    """Return how this program can be called again from the same shell."""
+    found = shutil.which("medtransfer")
+    called = Path(sys.argv[0])
+    if called.name != "medtransfer" or (found and Path(found).samefile(called)):
+        return "medtransfer"
+    return str(called)
 
 
 def say(text: str) -> None:

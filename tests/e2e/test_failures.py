@@ -18,7 +18,7 @@ TINY = (
     "dataset.image_size=32",
     "trainer.threads=1",
 )
-BROKEN = '''
+BROKEN = """
 from dataclasses import dataclass
 from medtransfer.strategies.feature_extraction import FeatureExtraction
 
@@ -28,7 +28,7 @@ class Broken(FeatureExtraction):
         if self.head_lr == 2:
             raise RuntimeError("the coffee is cold")
         return super().parameter_groups(model, optimizer)
-'''
+"""
 
 
 @pytest.fixture
@@ -45,13 +45,7 @@ def broken(tmp_path, monkeypatch):
     return ("--config-dir", str(tmp_path / "own"), "trusted_modules=[broken_strategy]")
 
 
-def runs(home):
-    client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client, client.search_runs(ids)
-
-
-def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(cli, home, broken):
+def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(cli, home, list_runs, broken):
     code, out, _ = cli(
         "train",
         "-m",
@@ -63,9 +57,14 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(cli, home, broken):
     )
     assert code == 1
     assert "the coffee is cold" in out
-    client, found = runs(home)
+    client, found = MlflowClient(f"sqlite:///{home}/mlflow.db"), list_runs()
     by_status = {run.info.status: run for run in found}
-    assert sorted(run.info.status for run in found) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
+    assert sorted(run.info.status for run in found) == [
+        "FAILED",
+        "FINISHED",
+        "FINISHED",
+        "FINISHED",
+    ]
     failed = by_status["FAILED"]
     assert failed.data.tags["medtransfer.failure"] == "RuntimeError: the coffee is cold"
     trace = Path(client.download_artifacts(failed.info.run_id, "traceback.txt")).read_text()
@@ -80,16 +79,19 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(cli, home, broken):
     assert len(results["arms"]) == 3
 
 
-def test_a_failed_single_trial_shows_its_traceback(cli, home, broken):
+def test_a_failed_single_trial_shows_its_traceback(cli, list_runs, broken):
     with pytest.raises(RuntimeError, match="the coffee is cold"):
         cli("train", *broken, *TINY, "strategy=broken", "strategy.head_lr=2")
-    _, (run,) = runs(home)
+    (run,) = list_runs()
     assert run.info.status == "FAILED"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("flags", [(), ("-m", "seed=0,1")], ids=["single", "sweep"])
-def test_an_interrupted_run_is_killed_and_says_so(home, signum, flags):
+@pytest.mark.parametrize(
+    ("signum", "flags"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ("-m", "seed=0,1"))],
+    ids=["single", "sweep"],
+)
+def test_an_interrupted_run_is_killed_and_says_so(list_runs, signum, flags):
     command = [sys.executable, "-m", "medtransfer", "train", *flags, *TINY]
     with subprocess.Popen(
         [*command, "trainer.max_epochs=100000"],
@@ -106,6 +108,6 @@ def test_an_interrupted_run_is_killed_and_says_so(home, signum, flags):
         code = process.wait(timeout=60)
     assert code == 128 + signum
     assert "Traceback" not in rest
-    _, found = runs(home)
+    found = list_runs()
     assert {run.info.status for run in found} == {"KILLED"}
     assert len(found) == (2 if flags else 1)

@@ -1,6 +1,5 @@
 """The main job from the command line into a store of its own, read back by MLflow's own client."""
 
-import io
 import json
 from pathlib import Path
 
@@ -31,19 +30,20 @@ PRETRAIN = (
 
 @pytest.fixture
 def client(home):
-    return lambda: MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+    return MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
 
 
-def all_runs(client, query=""):
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(ids, filter_string=query)
+def split_off_parent(runs):
+    (parent,) = [run for run in runs if run.data.tags["medtransfer.phase"] == "study"]
+    of_it = {"mlflow.parentRunId": parent.info.run_id}.items()
+    return parent, [run for run in runs if of_it <= run.data.tags.items()]
 
 
 def artifact(client, run, name):
     return Path(client.download_artifacts(run.info.run_id, name))
 
 
-def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, home, tmp_path):
+def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, list_runs, tmp_path):
     assert cli(*PRETRAIN)[0] == 0
     code, out, _ = cli(
         "train",
@@ -55,9 +55,7 @@ def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, home, tmp_p
         "study.name=first",
     )
     assert code == 0, out
-    store = client()
-    (parent,) = all_runs(store, "tags.`medtransfer.phase` = 'study'")
-    trials = all_runs(store, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    parent, trials = split_off_parent(list_runs())
     assert len(trials) == 8
     assert {run.info.status for run in [parent, *trials]} == {"FINISHED"}
     assert len({run.data.tags["medtransfer.trial_id"] for run in trials}) == 8
@@ -76,20 +74,22 @@ def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, home, tmp_p
         assert {"test/auroc", "val/auroc", "train/loss", "best/auroc"} <= run.data.metrics.keys()
         assert run.data.metrics["cost/train_seconds"] > 0
         assert run.data.metrics["cost/peak_memory_mb"] > 0
-        history = store.get_metric_history(run.info.run_id, "val/auroc")
+        history = client.get_metric_history(run.info.run_id, "val/auroc")
         assert [point.step for point in history] == [0, 1]
-        assert len(store.get_metric_history(run.info.run_id, "test/auroc")) == 1
+        assert len(client.get_metric_history(run.info.run_id, "test/auroc")) == 1
 
-    frozen = {r.data.metrics["cost/trainable_parameters"] for r in trials if "extr" in r.info.run_name}
+    frozen = {
+        r.data.metrics["cost/trainable_parameters"] for r in trials if "extr" in r.info.run_name
+    }
     assert frozen == {96 * 3 + 3}
-    frame = pd.read_parquet(artifact(store, trials[0], "predictions/test.parquet"))
+    frame = pd.read_parquet(artifact(client, trials[0], "predictions/test.parquet"))
     assert list(frame)[:5] == ["sample_id", "group_id", "exam_id", "split", "target"]
     assert list(frame)[5:] == ["score_normal", "score_benign", "score_malignant"]
     assert set(frame["split"]) == {"test"}
     for name in ("config.yaml", "environment.json", "weights.json", "split.json", "data.json"):
-        assert artifact(store, trials[0], name).read_text()
+        assert artifact(client, trials[0], name).read_text()
 
-    results = json.loads(artifact(store, parent, "report/results.json").read_text())
+    results = json.loads(artifact(client, parent, "report/results.json").read_text())
     assert len(results["arms"]) == 4
     assert len(results["contrasts"]) == 6
     assert all(contrast["provisional"] for contrast in results["contrasts"])
@@ -107,30 +107,28 @@ def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, home, tmp_p
     assert trials[0].data.tags["medtransfer.arm"] in alone
 
 
-def test_equal_seeds_give_equal_results_to_the_last_bit(cli, client):
+def test_equal_seeds_give_equal_results_to_the_last_bit(cli, client, list_runs):
     for seed in (3, 3, 4):
         code, *_ = cli("train", *TINY, "strategy=fine_tuning", f"seed={seed}")
         assert code == 0
-    store = client()
-    runs = sorted(all_runs(store), key=lambda run: run.info.start_time)
+    runs = sorted(list_runs(), key=lambda run: run.info.start_time)
     scored = [
         {k: v for k, v in run.data.metrics.items() if not k.startswith("cost/")} for run in runs
     ]
     assert scored[0] == scored[1]
     assert scored[0] != scored[2]
-    frames = [pd.read_parquet(artifact(store, run, "predictions/test.parquet")) for run in runs]
+    frames = [pd.read_parquet(artifact(client, run, "predictions/test.parquet")) for run in runs]
     pd.testing.assert_frame_equal(frames[0], frames[1], check_exact=True)
     assert not frames[0].equals(frames[2])
     ids = [run.data.tags["medtransfer.trial_id"] for run in runs]
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_fractions_are_rows_of_their_own(cli, client):
+def test_fractions_are_rows_of_their_own(cli, client, list_runs):
     code, out, _ = cli("train", "-m", *TINY, "dataset.fraction=0.5,1.0", "seed=0,1")
     assert code == 0, out
-    store = client()
-    (parent,) = all_runs(store, "tags.`medtransfer.phase` = 'study'")
-    results = json.loads(artifact(store, parent, "report/results.json").read_text())
+    parent, _ = split_off_parent(list_runs())
+    results = json.loads(artifact(client, parent, "report/results.json").read_text())
     assert [arm["axes"] for arm in results["arms"]] == [
         {"dataset.fraction": "0.5"},
         {"dataset.fraction": "1.0"},
@@ -138,13 +136,12 @@ def test_fractions_are_rows_of_their_own(cli, client):
     assert results["contrasts"] == []
 
 
-def test_without_the_test_set_nothing_of_it_is_opened(cli, client):
+def test_without_the_test_set_nothing_of_it_is_opened(cli, client, list_runs):
     assert cli("train", *TINY, "test=false")[0] == 0
-    store = client()
-    (run,) = all_runs(store)
+    (run,) = list_runs()
     assert run.data.tags["medtransfer.test_openings"] == "0"
     assert not [name for name in run.data.metrics if name.startswith("test/")]
-    assert [f.path for f in store.list_artifacts(run.info.run_id, "predictions")] == [
+    assert [f.path for f in client.list_artifacts(run.info.run_id, "predictions")] == [
         "predictions/val.parquet"
     ]
 
@@ -161,16 +158,16 @@ def test_without_the_test_set_nothing_of_it_is_opened(cli, client):
     ],
     ids=lambda choices: choices[0],
 )
-def test_other_choices_run(cli, client, home, choices):
+def test_other_choices_run(cli, home, list_runs, choices):
     code, _, err = cli("train", *TINY, *choices)
     assert code == 0, err
-    (run,) = all_runs(client())
+    (run,) = list_runs()
     assert run.info.status == "FINISHED"
     kept = list((home / "checkpoints").rglob("*.ckpt"))
     assert len(kept) == (0 if "trainer.checkpoint=none" in choices else 1)
 
 
-def test_pretraining_is_done_once_and_says_where_it_comes_from(cli, client, home):
+def test_pretraining_is_done_once_and_says_where_it_comes_from(cli, client, home, list_runs):
     code, out, _ = cli(*PRETRAIN)
     assert code == 0
     (path,) = (home / "weights").glob("*.safetensors")
@@ -179,9 +176,9 @@ def test_pretraining_is_done_once_and_says_where_it_comes_from(cli, client, home
     code, out, _ = cli(*PRETRAIN)
     assert code == 0
     assert "made before" in out
-    (run,) = all_runs(client())
+    (run,) = list_runs()
     assert run.data.tags["medtransfer.phase"] == "pretrain"
-    known = json.loads(artifact(client(), run, "weights.json").read_text())
+    known = json.loads(artifact(client, run, "weights.json").read_text())
     assert known["source"] == "synthetic"
     assert known["images"] == 32
 
@@ -191,8 +188,8 @@ def test_pretraining_is_done_once_and_says_where_it_comes_from(cli, client, home
 
 
 @pytest.mark.real_data("busi")
-def test_busi_runs_as_it_lies_there(cli, client, data_root):
-    code, out, err = cli(
+def test_busi_runs_as_it_lies_there(cli, client, list_runs):
+    code, _, err = cli(
         "train",
         "-m",
         "dataset=busi",
@@ -200,14 +197,11 @@ def test_busi_runs_as_it_lies_there(cli, client, data_root):
         "dataset.fraction=0.05",
         *TINY[:2],
         *TINY[5:],
-        f"paths.data={data_root}",
         "strategy=feature_extraction,fine_tuning",
     )
     assert code == 0, err
-    store = client()
-    (parent,) = all_runs(store, "tags.`medtransfer.phase` = 'study'")
-    trial = all_runs(store, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")[0]
-    split = json.loads(artifact(store, trial, "split.json").read_text())
+    _, (trial, _) = split_off_parent(list_runs())
+    split = json.loads(artifact(client, trial, "split.json").read_text())
     assert sum(len(ids) for ids in split.values()) == 780
-    frame = pd.read_parquet(io.BytesIO(artifact(store, trial, "predictions/test.parquet").read_bytes()))
+    frame = pd.read_parquet(artifact(client, trial, "predictions/test.parquet"))
     assert len(frame) == len(split["test"])

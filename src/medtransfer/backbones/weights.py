@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -164,9 +163,13 @@ class File(Weights):
         """Return the newest file that was made for this backbone."""
         files = sorted(self.folder.glob("*.safetensors"), key=lambda f: f.stat().st_mtime_ns)
         for path in reversed(files):
-            with safe_open(path, "pt") as file:
-                if _metadata(file).get("backbone") == backbone:
-                    return path
+            try:
+                with safe_open(path, "pt") as file:
+                    found = _metadata(file).get("backbone")
+            except (SafetensorError, OSError):
+                continue  # damaged, so it cannot tell for which backbone it was made
+            if found == backbone:
+                return path
         raise WeightsError(
             f"there are no pre-trained weights for backbone '{backbone}' in '{self.folder}'",
             remedy=f"medtransfer pretrain source=synthetic backbone=timm backbone.name={backbone},"
@@ -209,7 +212,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # the unpickler stumbles over damaged files in many ways
         raise WeightsError(
             f"'{path}' is not a checkpoint of plain tensors, and was not executed:"
             f" {str(error).splitlines()[0] if str(error) else type(error).__name__}",

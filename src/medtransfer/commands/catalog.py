@@ -53,11 +53,12 @@ def show(app: App, group: str | None, *, as_json: bool) -> None:
 
 
 def _description(app: App, group: str, option: str) -> str:
-    """Return the first comment line of a choice's YAML."""
+    """Return the first comment line of a choice's YAML that is not Hydra's own header."""
     for element in app.hydra.config_loader.get_search_path().get_path():
         scheme, _, folder = str(element.path).rpartition("://")
         path = Path(folder, group, f"{option}.yaml")
         if scheme in {"", "file"} and path.is_file():
-            first = path.read_text(encoding="utf-8").partition("\n")[0]
-            return first.removeprefix("#").strip() if first.startswith("#") else ""
+            lines = path.read_text(encoding="utf-8").splitlines()
+            comments = (line.lstrip("# ") for line in lines if line.startswith("#"))
+            return next((comment for comment in comments if comment[:1] != "@"), "")
     return ""

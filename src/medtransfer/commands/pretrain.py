@@ -30,7 +30,7 @@ def pretrain(app: App, overrides: Sequence[str]) -> int:
     """
     path, fresh = app.run(_pretrain, overrides)
     console.say(f"weights: {path}" + ("" if fresh else " (made before; delete the file to redo)"))
-    console.say(f"use:     medtransfer train weights=file weights.path={path}")
+    console.say(f"use:     {console.program()} train weights=file weights.path={path}")
     return 0
 
 

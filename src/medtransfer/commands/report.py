@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def answer(client: MlflowClient, study: str, out: Path) -> None:
-    """Write the report of a study, attach it to the parent run, and show it.
+    """Write the report of a study, and show it.
 
     Args:
         client: Of the store that holds the study.
@@ -25,10 +25,8 @@ def answer(client: MlflowClient, study: str, out: Path) -> None:
     Raises:
         StoreError: If there is no such study, or the folder cannot be written.
     """
-    found = load_study(client, study)
-    results = build(found)
+    results = build(load_study(client, study))
     write(results, out)
-    client.log_artifacts(found.run_id, str(out), "report")
     for table in tables(results):
         console.out.print(table)
     for note in results.notes:

@@ -32,7 +32,7 @@ class Sweep:
         study_id: Shared by all of its trials.
         run_id: The parent run.
         swept: Keys that differ between trials.
-        trials: How many there are.
+        trials: How many there are; 0 when nobody knows yet.
     """
 
     study_id: str
@@ -80,10 +80,13 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
     tags = {"study_id": study_id, "phase": "study", "metric": metric, "rope": config.study.rope}
     with open_run(store, config.study.name or f"sweep-{study_id}", tags) as parent:
         parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
-        sweep = Sweep(study_id, parent.run_id, plan.swept, len(plan.jobs))
+        trials = len(plan.jobs) if plan.complete else 0
+        sweep = Sweep(study_id, parent.run_id, plan.swept, trials)
         with Reporter(sweep.trials):
             outcomes: list[Outcome] = app.multirun(partial(_in_sweep, sweep=sweep), overrides)
-        answer(store.client, parent.run_id, config.paths.output / "reports" / study_id)
+        out = config.paths.output / "reports" / study_id
+        answer(store.client, parent.run_id, out)
+        store.client.log_artifacts(parent.run_id, str(out), "report")
     failed = any(outcome.status != "FINISHED" for outcome in outcomes)
     _say_where(store, config, study_id)
     return 1 if failed else 0
@@ -125,7 +128,7 @@ def _in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     tags = _tags(config, composed, sweep.study_id, sweep.swept)
     label = _label(tags)
     reporter = Reporter.active or Reporter(sweep.trials)
-    reporter.start(label)
+    reporter.start(label, composed.number)
     run_id = ""
     try:
         with open_run(store, label, tags, parent=sweep.run_id) as run:
@@ -144,8 +147,7 @@ def _in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
 
 def _check_all(app: App, plan: Plan) -> tuple[TrainConfig, str]:
     """Check every job before any run is opened; return the first one's config and its headline."""
-    jobs = plan.jobs or ((),)
-    distinct = _without_repeats_over_seeds(jobs)
+    distinct = _without_repeats_over_seeds(plan.jobs)
     configs = [app.compose(job).typed(TrainConfig) for job in distinct]
     from medtransfer.run import check, check_all
 
@@ -225,5 +227,5 @@ def _metrics_table(label: str, metrics: Mapping[str, float]) -> Table:
 def _say_where(store: Store, config: TrainConfig, study: str) -> None:
     given = f" tracking.uri={redact(store.uri)}"
     shown = given if store.uri != resolve_uri(None, config.paths.output) else ""
-    console.say(f"again:  medtransfer report {study} --out DIR{shown}")
-    console.say(f"browse: medtransfer ui{shown}")
+    console.say(f"again:  {console.program()} report {study} --out DIR{shown}")
+    console.say(f"browse: {console.program()} ui{shown}")

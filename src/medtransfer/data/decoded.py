@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -54,10 +55,12 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
         cache: Folder of all caches.
 
     Raises:
-        DataError: If an image cannot be read and `on_error` is `raise`, or none can.
+        DataError: If an image cannot be read and `on_error` is `raise`, or none can; or if two
+            samples share an id.
         StoreError: If the cache cannot be written.
     """
     class_names, records = dataset.records()
+    _require_unique(records)
     parts = (FORMAT, type(dataset).__qualname__, dataset.image_size, dataset.channels)
     text = f"{parts} {dataset.fingerprint(records)}"
     entry = cache / "decoded" / hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -135,6 +138,15 @@ def _write(dataset: Dataset, records: Sequence[Record], entry: Path) -> None:
         partial.rename(entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_unique(records: Sequence[Record]) -> None:
+    # pixels are found by the id: a second one would shift every image after it
+    for sample_id, count in Counter(record.sample_id for record in records).items():
+        if count > 1:
+            raise DataError(
+                f"sample '{sample_id}' is listed {count} times", remedy="list every sample once"
+            )
 
 
 def _require_every_class(class_names: Sequence[str], records: Sequence[Record]) -> None:

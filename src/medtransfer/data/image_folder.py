@@ -83,14 +83,26 @@ class ImageFolder(Dataset):
 def read_image(path: Path) -> Image:
     """Decode one file to (H, W) grey or (H, W, 3) colour.
 
+    Grey values of 16 bits lose their lower eight.
+
     Raises:
-        DataError: If the file is no image, is truncated or is a decompression bomb.
+        DataError: If the file is no image, is truncated, is a decompression bomb, or has grey
+            values without a known range.
     """
     remedy = "repair or remove the file, or leave such files out with dataset.on_error=skip"
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"'{path}' is not an image file", remedy=remedy)
     try:
         with PILImage.open(path) as image:
+            # Pillow would cut these off at 255 instead of scaling them
+            if image.mode.startswith("I;16"):
+                return (np.asarray(image) >> 8).astype(np.uint8)
+            if image.mode in {"I", "F"}:
+                raise DataError(
+                    f"image '{path}' has 32 bits for each pixel, and their range is unknown",
+                    remedy="convert it to 8 or 16 bits, or leave such files out with"
+                    " dataset.on_error=skip",
+                )
             return np.asarray(image.convert("L" if image.mode in {"L", "1", "LA"} else "RGB"))
     except UnidentifiedImageError:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -176,6 +177,7 @@ def _holdout(
         rng = np.random.default_rng([split.seed, label])
         order = [members[i] for i in rng.permutation(len(members))]
         n_val, n_test = (max(1, round(r * len(order))) for r in split.ratios[1:])
+        n_val = min(n_val, len(order) - 2)  # whatever the ratios, each split gets one
         n_train = max(1, len(order) - n_val - n_test)
         for i, group in enumerate(order):
             side[group] = SPLITS[(i >= n_train) + (i >= n_train + n_val)]
@@ -205,6 +207,7 @@ def _from_file(path: Path, sample_ids: Sequence[str], groups: Sequence[str]) -> 
                 raise DataError(
                     f"split file '{path}' names sample '{sample_id}', which the dataset lacks",
                     value=sample_id,
+                    choices=difflib.get_close_matches(sample_id, sample_ids, n=5),
                     remedy="sample ids are paths relative to dataset.root",
                 )
             if side.setdefault(sample_id, name) != name:

@@ -45,8 +45,9 @@ class Classification(Task):
 
     For two classes the last one is positive, and `sensitivity` and `specificity` are taken at the
     threshold that was best on validation (Youden's index). For more, AUROC, average precision and
-    F1 are macro averages, one class against the rest. The Brier score lies in [0, 1] for two
-    classes and in [0, 2] for more, as scikit-learn has it.
+    F1 are macro averages, one class against the rest. A class without cases has no AUROC and no
+    recall; averages are over those that have. The Brier score lies in [0, 1] for two classes and in
+    [0, 2] for more, as scikit-learn has it.
     """
 
     requires: ClassVar[str] = "class"
@@ -91,16 +92,22 @@ class Classification(Task):
         scores, target = kept["scores"], kept["target"]
         classes = scores.shape[1]
         one_hot = torch.nn.functional.one_hot(target, classes)
+        present = one_hot.sum(0) > 0
+        recalls = multiclass_accuracy(scores, target, classes, average="none")
         values = {
             "loss": kept["nll"].mean(),
             "accuracy": multiclass_accuracy(scores, target, classes, average="micro"),
-            "balanced_accuracy": multiclass_accuracy(scores, target, classes, average="macro"),
+            "balanced_accuracy": recalls[present].mean(),
             "f1": multiclass_f1_score(scores, target, classes, average="macro"),
             "brier": ((scores - one_hot) ** 2).sum(1).mean() / (2 if classes == 2 else 1),
-            "auroc": multiclass_auroc(scores, target, classes, average="macro"),
+            "auroc": torch.tensor(torch.nan),
         }
+        if int(present.sum()) > 1:
+            areas = multiclass_auroc(scores, target, classes, average="none")
+            # of two classes, the negative one would add nothing but ties of scores rounded to one
+            values["auroc"] = areas[1] if classes == 2 else areas[present].mean()
         if classes == 2:
-            positive = scores[:, 1]
+            positive = scores[:, 1].contiguous()
             if stage == "val":
                 self._choose_threshold(positive, target)
             threshold = float(self.get_buffer("threshold"))
@@ -108,7 +115,7 @@ class Classification(Task):
             values |= {
                 "average_precision": binary_average_precision(positive, target),
                 "ece": binary_calibration_error(positive, target),
-                "mcc": binary_matthews_corrcoef(positive, target, threshold),
+                "mcc": binary_matthews_corrcoef(flagged.long(), target),
                 "sensitivity": flagged[target == 1].float().mean(),
                 "specificity": (~flagged)[target == 0].float().mean(),
             }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SQLITE = "sqlite:///"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # what MLflow's pages show first
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def open_store(uri: str, experiment: str, artifacts: str | None) -> Store:
 
 def redact(text: str) -> str:
     """Return a text without the passwords of the URIs in it."""
-    return re.sub(r"(\w://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
+    return re.sub(r"(\w://[^/\s:@]*):[^/\s]+@", r"\1:***@", text)
 
 
 def _client(uri: str) -> MlflowClient:
@@ -100,7 +101,7 @@ def _client(uri: str) -> MlflowClient:
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(name, artifact_location=artifacts)
+        return client.create_experiment(name, artifact_location=artifacts, tags=KIND)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

@@ -1,0 +1,135 @@
+"""What every test gets: one thread, no network, a home of its own, small data, the program."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image as PILImage
+
+import medtransfer  # noqa: F401  switches MLflow's telemetry off, in the environment
+
+DATA = os.environ.get("MEDTRANSFER_DATA")
+for _name in [n for n in os.environ if n.startswith(("MLFLOW_", "MEDTRANSFER_"))]:
+    if _name not in {"MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"}:
+        del os.environ[_name]
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # the latter for child processes
+torch.set_num_threads(1)
+settings.register_profile("medtransfer", deadline=None)  # machines are shared
+settings.load_profile("medtransfer")
+
+
+class Result(NamedTuple):
+    """What one command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+def pytest_runtest_setup(item):
+    for marker in item.iter_markers("real_data"):
+        (folder,) = marker.args
+        if DATA is None:
+            pytest.skip("MEDTRANSFER_DATA is not set")
+        if not Path(DATA, folder).exists():
+            pytest.skip(f"MEDTRANSFER_DATA has no '{folder}'")
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(tmp_path, monkeypatch):
+    """Point the program at a home of this test alone, which is not there yet."""
+    monkeypatch.setenv("MEDTRANSFER_HOME", str(tmp_path / "home"))
+    if DATA is not None:
+        monkeypatch.setenv("MEDTRANSFER_DATA", DATA)
+    yield
+    torch.set_num_threads(1)  # a trial sets its own
+
+
+@pytest.fixture(scope="session")
+def home_template(tmp_path_factory):
+    """Return a folder with an initialised store: its tables take seconds to create."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("template")
+    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, home_template):
+    """Return the program's home, with an empty store in it."""
+    shutil.copytree(home_template, tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def list_runs(home):
+    """Return a function that lists every run of the home's store, in every state."""
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    def search():
+        client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+        ids = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
+        return client.search_runs(ids, run_view_type=ViewType.ALL)
+
+    return search
+
+
+@pytest.fixture
+def cli(home, capsys):
+    """Return a function that runs one command in this process."""
+    from medtransfer.cli import main
+
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:  # argparse
+            code = error.code
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def compose():
+    """Return a function that composes one configuration."""
+    from medtransfer.app import App
+
+    def run(*overrides: str, name: str = "train", own: Path | None = None):
+        with App.open(name, own) as app:
+            return app.compose(overrides)
+
+    return run
+
+
+@pytest.fixture
+def image_tree(tmp_path):
+    """Return a function that writes class folders of small images, no two alike."""
+
+    def write(root: str = "images", **counts: int) -> Path:
+        rng = np.random.default_rng(0)
+        for name, count in counts.items():
+            folder = tmp_path / root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (12, 16), dtype=np.uint8)
+                PILImage.fromarray(pixels).save(folder / f"{i}.png")
+        return tmp_path / root
+
+    return write

@@ -1,0 +1,48 @@
+import pickle
+
+import pytest
+
+from medtransfer.errors import ConfigError, LeakageError, MedtransferError, nearest
+
+FAMILY = [MedtransferError, *MedtransferError.__subclasses__()]
+
+
+def test_a_message_holds_problem_nearest_choices_and_remedy():
+    error = ConfigError(
+        "backbone 'resnt18' is unknown",
+        value="resnt18",
+        choices=("resnet18", "vit"),
+        remedy="medtransfer list backbone",
+    )
+    assert str(error) == (
+        "backbone 'resnt18' is unknown; did you mean 'resnet18'?\n"
+        "  choices: resnet18, vit\n"
+        "  remedy:  medtransfer list backbone"
+    )
+
+
+def test_a_message_leaves_out_what_it_does_not_know():
+    assert str(ConfigError("no")) == "no"
+    assert str(ConfigError("no", value="zzz", choices=["abc"])) == "no\n  choices: abc"
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_every_error_of_the_family_survives_the_way_between_processes(cls):
+    error = cls("problem", value="a", choices=("ab",), remedy="do it")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is cls
+    assert str(copy) == str(error)
+    assert (copy.problem, copy.choices, copy.remedy) == ("problem", ("ab",), "do it")
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_leakage_has_an_exit_code_of_its_own(cls):
+    assert issubclass(cls, MedtransferError)
+    assert cls("x").exit_code == (3 if cls is LeakageError else 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("resnt18", "resnet18"), ("RESNET", None), ("", None)]
+)
+def test_the_nearest_choice_is_near(value, expected):
+    assert nearest(value, ["resnet18", "vit_small"]) == expected
