@@ -85,10 +85,11 @@ def list_runs(home):
 
 
 @pytest.fixture
-def cli(home, capsys):
+def cli(home, capsys, tmp_path, monkeypatch):
     """Return a function that runs one command in this process."""
     from medtransfer.cli import main
 
+    monkeypatch.chdir(tmp_path)  # Hydra writes beside itself
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> Result:

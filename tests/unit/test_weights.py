@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import save_file
@@ -28,6 +28,10 @@ def make_backbone(name: str = NAME, channels: int = 3, seed: int = 0) -> TimmBac
 
 def file(path: Path | None, folder: Path = Path("nowhere"), sha256: str | None = None):
     return weights.File(path=path, tag=None, sha256=sha256, folder=folder)
+
+
+def prefixed(prefix: str, state):
+    return {f"{prefix}{key}": value for key, value in state.items()}
 
 
 def equal(a, b) -> bool:
@@ -72,28 +76,21 @@ def test_a_saved_file_brings_back_values_normalisation_and_provenance(tmp_path, 
     assert equal(source.state_dict(), target.state_dict())
     assert target.get_buffer("mean").flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert (known.source, known.trained_on, known.licence) == ("here", "shapes", "CC0")
-    assert known.statistics
-    assert known.detail["images"] == 7
+    assert (known.statistics, known.detail["images"]) == (True, 7)
     assert known.detail["file_sha256"] == weights.hash_file(path)
     assert known.sha256 == weights.hash_tensors(source.state_dict())
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half-written
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        pytest.param(lambda s: s, id="plain"),
-        pytest.param(lambda s: {f"module.{k}": v for k, v in s.items()}, id="DataParallel"),
-        pytest.param(
-            lambda s: {"epoch": 3, "state_dict": {f"backbone.model.{k}": v for k, v in s.items()}},
-            id="Lightning",
-        ),
-        pytest.param(
-            lambda s: {"model": {f"module.backbone.{k}": v for k, v in s.items()}},
-            id="nested",
-        ),
-    ],
-)
+WRAPPINGS = {
+    "plain": lambda s: s,
+    "DataParallel": lambda s: prefixed("module.", s),
+    "Lightning": lambda s: {"state_dict": prefixed("backbone.model.", s)},
+    "nested": lambda s: {"model": prefixed("module.backbone.", s)},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
 def test_checkpoints_of_other_programs_load_without_their_classifier(wrap, tmp_path, target):
     other = timm.create_model(NAME, num_classes=10)
     path = tmp_path / "other.pth"
@@ -109,7 +106,7 @@ def test_checkpoints_of_other_programs_load_without_their_classifier(wrap, tmp_p
 
 def test_a_checkpoint_of_this_program_brings_its_normalisation(tmp_path, source, target):
     path = tmp_path / "best.ckpt"
-    state = {f"backbone.{key}": value for key, value in source.state_dict().items()}
+    state = prefixed("backbone.", source.state_dict())
     torch.save({"state_dict": {**state, "head.linear.weight": torch.ones(2, 2)}}, path)
     file(path).load(target)
     assert equal(source.state_dict(), target.state_dict())
@@ -173,6 +170,7 @@ def test_a_pickle_with_code_is_refused_and_not_executed(zipped, tmp_path, target
     assert witness.exists()  # so the refusal was worth something
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=200))
 def test_a_file_of_anything_is_refused_in_words(content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "anything.pth"
@@ -182,9 +180,8 @@ def test_a_file_of_anything_is_refused_in_words(content, tmp_path_factory):
 
 
 def test_what_is_no_state_dict_is_refused(tmp_path, target):
-    path = tmp_path / "list.pth"
-    torch.save([torch.ones(2)], path)
-    assert "holds a list and no state dict" in refused(path, target)
+    torch.save([torch.ones(2)], tmp_path / "w.pth")
+    assert "holds a list and no state dict" in refused(tmp_path / "w.pth", target)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -193,9 +190,7 @@ def test_values_that_are_not_finite_are_refused(value, tmp_path, source, target)
     with torch.no_grad():
         source.model.conv1[0].weight[0, 0, 0, 0] = value
     weights.save(source, path)
-    message = refused(path, target)
-    assert "'model.conv1.0.weight'" in message
-    assert "not finite" in message
+    assert "'model.conv1.0.weight' that are not finite" in refused(path, target)
 
 
 def test_weights_of_another_architecture_are_refused_with_a_count(tmp_path, target):
@@ -208,10 +203,9 @@ def test_weights_of_another_architecture_are_refused_with_a_count(tmp_path, targ
 
 def test_weights_for_other_channels_are_refused_with_both_shapes(tmp_path, target):
     path = tmp_path / "w.pth"
-    grey = make_backbone(channels=1)
-    torch.save(grey.model.state_dict(), path)
-    message = refused(path, target)
-    assert "'model.conv1.0.weight' is (16, 1, 3, 3) and should be (16, 3, 3, 3)" in message
+    torch.save(make_backbone(channels=1).model.state_dict(), path)
+    shapes = "'model.conv1.0.weight' is (16, 1, 3, 3) and should be (16, 3, 3, 3)"
+    assert shapes in refused(path, target)
 
 
 @pytest.mark.parametrize("header", ["{not json", "[1, 2]", '"text"', "null"])
@@ -237,6 +231,7 @@ TENSORS = st.dictionaries(
 ).map(lambda arrays: {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
+@settings(deadline=None)
 @given(state=TENSORS, data=st.data())
 def test_a_hash_tells_names_types_shapes_and_values_apart(state, data):
     original = weights.hash_tensors(state)

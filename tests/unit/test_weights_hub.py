@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from medtransfer.backbones import weights
 from medtransfer.backbones.base import Normalisation
+from medtransfer.backbones.hub import Hub
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.errors import WeightsError
 
@@ -41,8 +42,8 @@ def fill(hub: Path, name: str) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
-def from_hub(tag: str | None = None) -> weights.Hub:
-    return weights.Hub(path=None, tag=tag, sha256=None)
+def from_hub(tag: str | None = None) -> Hub:
+    return Hub(path=None, tag=tag, sha256=None)
 
 
 @pytest.mark.timeout(20)

@@ -11,24 +11,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from medtransfer.backbones.base import Backbone, Normalisation
-from medtransfer.backbones.timm import TimmBackbone, create
 from medtransfer.errors import WeightsError
 
 log = logging.getLogger(__name__)
 
 METADATA_KEY = "medtransfer"
-REMEDY_OFFLINE = (
-    "copy the hub's cache folder from a machine that is online and set HF_HOME to it,"
-    " give a file with 'weights=file weights.path=FILE',"
-    " or train weights here with 'medtransfer pretrain source=synthetic'"
-)
 # What other programs put before the names of a backbone's parameters, the longest first.
 PREFIXES = ("backbone.model.", "module.backbone.", "backbone.", "encoder.", "module.", "model.", "")
 
@@ -84,45 +77,6 @@ class Random(Weights):
     def load(self, backbone: Backbone) -> Provenance:
         """See `Weights.load`; nothing is changed."""
         return Provenance("random", "nothing", "none", hash_tensors(backbone.state_dict()), False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hub(Weights):
-    """Weights of timm's hub, online or from the hub's local cache."""
-
-    def load(self, backbone: Backbone) -> Provenance:
-        """See `Weights.load`; timm itself adapts the first layer to the number of channels."""
-        if not isinstance(backbone, TimmBackbone):
-            raise WeightsError(f"the hub has no weights for backbone '{backbone.name}'")
-        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{backbone.name}.*")]
-        if not tags or (self.tag is not None and self.tag not in tags):
-            what = f"no weights '{self.tag}'" if self.tag and tags else "no weights"
-            raise WeightsError(
-                f"timm's hub has {what} for '{backbone.name}'",
-                value=self.tag,
-                choices=tags,
-                remedy="choose weights.tag among these" if tags else "choose another backbone",
-            )
-        name = f"{backbone.name}.{self.tag}" if self.tag else backbone.name
-        try:
-            model: Any = create(name, backbone.channels_in, pretrained=True)
-        except Exception as error:  # the hub's client raises whatever its transport raises
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise WeightsError(
-                f"weights of '{name}' cannot be fetched from the hub: {reason}",
-                remedy=REMEDY_OFFLINE,
-            ) from None
-        config = model.pretrained_cfg
-        state = {f"model.{key}": value for key, value in model.state_dict().items()}
-        fit(backbone, state, source=name)
-        backbone.normalise_by(Normalisation(tuple(config["mean"]), tuple(config["std"])))
-        return Provenance(
-            source=config.get("hf_hub_id") or config.get("url") or name,
-            trained_on=f"natural images ({config.get('tag') or 'unknown tag'})",
-            licence=config.get("license") or "unknown",
-            sha256=hash_tensors(backbone.state_dict()),
-            statistics=True,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,6 @@ from medtransfer.config import TrainConfig
 from medtransfer.errors import StoreError
 from medtransfer.tracking import environment
 from medtransfer.tracking.store import open_client, redact, resolve_uri
-
-HUB_TIMEOUT = 3.0  # seconds
 
 
 def show(config: TrainConfig, *, as_json: bool) -> None:
@@ -83,14 +79,6 @@ def _store(config: TrainConfig) -> str:
 def _hub() -> str:
     from huggingface_hub import constants
 
-    cache = f"cache {constants.HF_HUB_CACHE}"
-    if constants.HF_HUB_OFFLINE:
-        return f"switched off by HF_HUB_OFFLINE; {cache}"
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
-            return f"{constants.ENDPOINT} answers; {cache}"
-    except urllib.error.HTTPError:
-        return f"{constants.ENDPOINT} answers; {cache}"
-    except OSError as error:
-        return f"{constants.ENDPOINT} cannot be reached ({error}); {cache}"
+    from medtransfer.backbones.hub import unreachable
+
+    return f"{unreachable() or constants.ENDPOINT + ' answers'}; cache {constants.HF_HUB_CACHE}"

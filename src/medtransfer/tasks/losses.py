@@ -85,4 +85,6 @@ class Focal(Loss):
         probability = logits.softmax(1).gather(1, target[:, None])[:, 0]
         each = cross_entropy(logits, target, weight=self.weight, reduction="none")
         scale = len(target) if self.weight is None else self.weight[target].sum()
-        return ((1 - probability) ** self.gamma * each).sum() / scale
+        # roots have no slope at zero, which a certain case reaches by rounding
+        doubt = (1 - probability).clamp(min=torch.finfo(probability.dtype).eps)
+        return (doubt**self.gamma * each).sum() / scale
