@@ -85,11 +85,10 @@ def list_runs(home):
 
 
 @pytest.fixture
-def cli(home, capsys, tmp_path, monkeypatch):
+def cli(home, capsys):
     """Return a function that runs one command in this process."""
     from medtransfer.cli import main
 
-    monkeypatch.chdir(tmp_path)  # Hydra writes beside itself
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> Result:

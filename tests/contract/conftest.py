@@ -37,7 +37,7 @@ Parameters = dict[str, torch.Tensor]
 @cache
 def _compose(group: str, choice: str) -> Any:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(f"{group}/{choice}")[group]
+        return compose(overrides=[f"+{group}={choice}"])[group]
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_without_the_test_set_nothing_of_it_is_opened(cli, client, list_runs):
         ("trainer.sampler=balanced", "trainer.selection.metric=balanced_accuracy"),
         ("trainer.early_stopping.patience=1", "trainer.selection.metric=loss", "dataset.shots=2"),
         ("dataset.channels=1", "trainer.precision=fp32", "trainer.checkpoint=none"),
-        ("trainer.max_steps=1", "trainer.gradient_clip=1.0", "trainer.workers=1"),
+        ("trainer.max_steps=3", "trainer.batch_size=6", "trainer.workers=1"),
     ],
     ids=lambda choices: choices[0],
 )

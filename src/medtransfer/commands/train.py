@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from medtransfer.console import Reporter
 from medtransfer.tracking.runs import Run, open_run, reason
 from medtransfer.tracking.store import Store, open_store, redact, resolve_uri
 
+SEED = re.compile(r"seed=\d+")  # what else a seed is given as is checked like any other value
 DATA_KEYS = ("dataset", "task")  # what is swept here makes a row of its own, not an arm
 
 
@@ -104,7 +106,8 @@ class _Done:
 def _alone(values: DictConfig) -> _Done:
     composed = Composed.of_job(values)
     config = composed.typed(TrainConfig)
-    from medtransfer.run import execute, prepare
+    from medtransfer.execution import execute
+    from medtransfer.run import prepare
 
     trial = prepare(config)
     store = open_configured(config)
@@ -122,7 +125,8 @@ def _in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     """Run one trial of a sweep; what goes wrong is its outcome and ends nothing else."""
     composed = Composed.of_job(values)
     config = composed.typed(TrainConfig)
-    from medtransfer.run import execute, prepare
+    from medtransfer.execution import execute
+    from medtransfer.run import prepare
 
     store = open_configured(config)
     tags = _tags(config, composed, sweep.study_id, sweep.swept)
@@ -158,7 +162,7 @@ def _check_all(app: App, plan: Plan) -> tuple[TrainConfig, str]:
 def _without_repeats_over_seeds(jobs: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     first: dict[tuple[str, ...], Sequence[str]] = {}
     for job in jobs:
-        first.setdefault(tuple(o for o in job if not o.startswith("seed=")), job)
+        first.setdefault(tuple(o for o in job if not SEED.fullmatch(o)), job)
     return list(first.values())
 
 

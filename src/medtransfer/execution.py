@@ -1,0 +1,216 @@
+"""One prepared trial, executed inside its MLflow run: train, select, test, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+
+from medtransfer import machine
+from medtransfer.console import Reporter
+from medtransfer.run import Trial
+from medtransfer.seeding import seed_part
+from medtransfer.tasks.base import Task, metric_name
+from medtransfer.tracking import environment
+from medtransfer.tracking.runs import Run
+
+
+def execute(trial: Trial, run: Run) -> dict[str, float]:
+    """Train, select and test a prepared trial, and log all of it.
+
+    Args:
+        trial: What to run.
+        run: The open MLflow run.
+
+    Returns:
+        All final metrics, by their full names.
+    """
+    config, model = trial.config, trial.model
+    settings = machine.resolve(config.trainer)
+    torch.set_num_threads(int(settings.threads.value))
+    _log_start(trial, run, settings)
+
+    environment.reset_peak_memory()
+    started = time.perf_counter()
+    seed_part(config.seed, "training")
+    model.to(memory_format=torch.channels_last)
+    plain = partial(trial.data.loader, batch_size=config.trainer.batch_size)
+    model.strategy_.setup(model, _images(plain("train")), statistics=trial.provenance.statistics)
+    folder = config.paths.output / "checkpoints" / run.run_id
+    best = ModelCheckpoint(
+        dirpath=folder,
+        filename="best",
+        monitor=metric_name("val", trial.metric),
+        mode=trial.mode,
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
+    trainer = _trainer(trial, settings, [best, Recorder(run), LastStep()])
+    train_loader = trial.data.train_loader(
+        trial.transform,
+        batch_size=config.trainer.batch_size,
+        workers=int(settings.workers.value),
+        sampler=config.trainer.sampler,
+    )
+    trainer.fit(model, train_loader, plain("val"))
+    seconds = time.perf_counter() - started
+
+    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["state_dict"])
+    if config.trainer.checkpoint == "none":
+        Path(best.best_model_path).unlink()
+        folder.rmdir()
+    final = {"best/epoch": float(saved["epoch"])}
+    final |= _evaluate(trial, run, trainer, "val", prefix="best")
+    if config.test:
+        run.tags({"test_openings": 1})
+        final |= _evaluate(trial, run, trainer, "test", prefix="test")
+    final |= {
+        "cost/train_seconds": seconds,
+        "cost/steps": float(trainer.global_step),
+        "cost/trainable_parameters": float(_count(model, trainable=True)),
+        "cost/parameters": float(_count(model, trainable=False)),
+        "cost/peak_memory_mb": _peak_memory_mb(settings),
+    }
+    run.metrics(final)
+    return final
+
+
+class Recorder(Callback):
+    """Sends the metrics of each epoch to the run and to the screen."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See Lightning's hook of this name."""
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        values["train/lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
+        self.run.metrics(values, step=trainer.current_epoch)
+        if Reporter.active is not None:
+            assert isinstance(pl_module, Task)
+            shown = ("train/loss", metric_name("val", pl_module.headline))
+            Reporter.active.advance(
+                trainer.current_epoch + 1,
+                trainer.max_epochs or 0,
+                {name: values[name] for name in shown if name in values},
+            )
+
+
+class LastStep(Callback):
+    """Ends training in mid-epoch with a validation, so that the last steps can be selected too."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """See Lightning's hook of this name."""
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates when it is told to stop, not at limits
+
+
+def _trainer(trial: Trial, settings: machine.Machine, callbacks: list[Callback]) -> pl.Trainer:
+    config = trial.config.trainer
+    if config.early_stopping.patience is not None:
+        stop = EarlyStopping(
+            metric_name("val", trial.metric),
+            mode=trial.mode,
+            patience=config.early_stopping.patience,
+            min_delta=config.early_stopping.min_delta,
+        )
+        callbacks = [*callbacks, stop]
+    return pl.Trainer(
+        accelerator=str(settings.accelerator.value),
+        devices=config.devices,
+        precision=machine.lightning_precision(settings.precision.value),
+        max_epochs=config.max_epochs,
+        max_steps=config.max_steps or -1,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _evaluate(
+    trial: Trial,
+    run: Run,
+    trainer: pl.Trainer,
+    split: Literal["val", "test"],
+    *,
+    prefix: str,
+) -> dict[str, float]:
+    """Score one split with the selected model and log the predictions of each of its cases."""
+    loader = trial.data.loader(split, batch_size=trial.config.trainer.batch_size)
+    method = trainer.test if split == "test" else trainer.validate
+    values = method(trial.model, loader, verbose=False)[0]
+    with run.folder("predictions") as folder:
+        predictions(trial, split).to_parquet(folder / f"{split}.parquet", index=False)
+    return {f"{prefix}/{name.partition('/')[2]}": float(value) for name, value in values.items()}
+
+
+def predictions(trial: Trial, split: Literal["val", "test"]) -> pd.DataFrame:
+    """Return one row for each case of a split that was just scored."""
+    kept = trial.model.kept[split]
+    records = [trial.data.decoded.records[i] for i in kept["index"].tolist()]
+    frame = pd.DataFrame(
+        {
+            "sample_id": [record.sample_id for record in records],
+            "group_id": [record.group_id for record in records],
+            "exam_id": [record.exam_id for record in records],
+            "split": split,
+            "target": kept["target"].numpy(),
+        }
+    )
+    for k, name in enumerate(trial.data.spec.class_names):
+        frame[f"score_{name}"] = kept["scores"][:, k].float().numpy()
+    return frame
+
+
+def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
+    spec = trial.data.spec
+    run.tags(
+        {
+            "trial_id": trial.trial_id,
+            "split_hash": spec.split_hash,
+            "data_hash": spec.data_hash,
+            "weights_sha256": trial.provenance.sha256,
+            "test_openings": 0,
+        }
+    )
+    resolved = {
+        name: {"value": choice["value"], "why": choice["why"]}
+        for name, choice in asdict(settings).items()
+    }
+    around = {**environment.describe(), "machine": resolved}
+    run.store.client.set_tag(
+        run.run_id, "mlflow.source.git.commit", around["git_commit"] or "not a repository"
+    )
+    run.json(around, "environment.json")
+    run.json(asdict(trial.provenance), "weights.json")
+    ids = [record.sample_id for record in trial.data.decoded.records]
+    run.json(trial.data.division.ids(ids), "split.json")
+    summary = {**asdict(spec), "skipped": trial.data.decoded.skipped}
+    run.json(summary, "data.json")
+
+
+def _images(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Tensor]:
+    return (batch["image"] for batch in loader)
+
+
+def _count(model: Task, *, trainable: bool) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def _peak_memory_mb(settings: machine.Machine) -> float:
+    if settings.accelerator.value == "gpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return environment.peak_memory_mb()
