@@ -69,7 +69,8 @@ def keeps_the_contract(name: str) -> None:
     assert len(levels) == len(backbone.channels) == len(backbone.strides)
     for level, channels, stride in zip(levels, backbone.channels, backbone.strides, strict=True):
         assert level.shape[:2] == (2, channels)
-        assert level.shape[2] == level.shape[3] == pytest.approx(size / stride, rel=0.07)
+        assert level.shape[2] == level.shape[3]
+        assert size / level.shape[2] == pytest.approx(stride, abs=0.5)  # some do not pad
     assert list(backbone.strides) == sorted(backbone.strides)
 
     close = {"atol": 1e-5, "rtol": 1e-5}
