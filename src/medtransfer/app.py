@@ -23,6 +23,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from medtransfer.config import Section, check
 from medtransfer.errors import ConfigError
@@ -244,6 +245,9 @@ class App:
             yield
         except MissingConfigException as error:
             raise self._unknown_choice(error) from None
+        except YAMLError as error:
+            text = " ".join(str(error).split())
+            raise ConfigError(f"a config file is not YAML: {text}") from None
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise self._unusable(error, overrides) from None
 

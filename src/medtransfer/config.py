@@ -221,7 +221,7 @@ def locate(
         )
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise ConfigError(
             f"_target_ '{target}' cannot be imported: {error}",
             remedy="check the spelling, and that its folder is on PYTHONPATH",

@@ -185,6 +185,13 @@ def test_a_misspelt_key_in_a_users_file_is_named(own, cli):
     assert "did you mean 'fraction'" in result.err
 
 
+def test_a_users_file_that_is_no_yaml_is_named(own, cli):
+    result = cli("train", "--config-dir", own(dataset__mine="fraction: ["), "dataset=mine")
+    assert result.code == 2
+    assert "not YAML" in result.err
+    assert "dataset/mine.yaml" in result.err
+
+
 def test_a_config_folder_that_is_not_there_is_named(cli, tmp_path):
     result = cli("train", "--config-dir", tmp_path / "nope")
     assert result.code == 2

@@ -188,6 +188,12 @@ def test_a_target_that_is_not_there_is_said_so(target):
         locate(target, Dataset)
 
 
+def test_a_module_that_python_cannot_read_is_named(own_module):
+    own_module("halfdone", "class Own(")
+    with pytest.raises(ConfigError, match=r"cannot be imported: .*halfdone\.py, line 1"):
+        locate("halfdone.Own", Dataset, trusted=["halfdone"])
+
+
 def test_a_library_opens_to_the_classes_of_its_group_alone():
     import torch
 
