@@ -14,7 +14,6 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.conf import HydraConf
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -140,11 +139,8 @@ class App:
         if own_config is not None:
             if not own_config.is_dir():
                 raise ConfigError(f"config folder '{own_config}' does not exist")
-            search_path.prepend(
-                provider="command-line",
-                path=f"file://{own_config.resolve()}",
-                anchor=SearchPathQuery(provider="schema"),
-            )
+            # before ours: a choice that bears a shipped name is the user's
+            search_path.prepend(provider="user", path=f"file://{own_config.resolve()}")
         GlobalHydra.instance().clear()
         version.setbase("1.3")
         try:

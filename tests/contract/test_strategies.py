@@ -33,6 +33,13 @@ class Modes(pl.Callback):
         self.seen.append({name for name, module in pl_module.named_modules() if module.training})
 
 
+class Waker(pl.Callback):
+    """Puts the backbone to train mode between epochs, as some callbacks do."""
+
+    def on_train_epoch_end(self, _trainer, pl_module):
+        pl_module.backbone.train()
+
+
 def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
     return {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
@@ -125,6 +132,16 @@ def test_frozen_parts_stay_in_eval_when_the_model_is_put_to_train_mode(name, net
     assert not any(module.training for module in task.modules())
     task.train()
     assert {n for n, m in task.named_modules() if m.training} == expected
+
+
+@every_strategy
+def test_a_callback_cannot_wake_what_rests(name, make_task, fit):
+    task = make_task(name, "test_resnet")
+    task.strategy_.setup(task, [], statistics=True)
+    policy = task.strategy_.resolve_batchnorm(statistics=True)
+    modes = Modes()
+    fit(task, Waker(), modes)
+    assert modes.seen == [awake(task, task.strategy_.trainable(task), policy)] * 2
 
 
 @every_strategy

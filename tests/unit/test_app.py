@@ -170,6 +170,14 @@ def test_users_groups_work_beside_the_shipped_ones(own, tmp_path, monkeypatch):
         assert app.compose(["dataset=phantom"]).choices["dataset"] == "phantom"
 
 
+def test_a_users_choice_that_bears_a_shipped_name_is_the_users(own, cli):
+    folder = own(optimizer__adamw="# My own.\n_target_: torch.optim.AdamW\nlr: 0.5\n")
+    listed = json.loads(cli("list", "optimizer", "--json", "--config-dir", folder).out)
+    assert listed["optimizer"]["adamw"] == "My own."
+    with App.open("train", folder) as app:
+        assert app.compose(["optimizer=adamw"]).plain()["optimizer"]["lr"] == 0.5
+
+
 def test_users_groups_are_listed_with_their_description(own, cli):
     result = cli("list", "dataset", "--json", "--config-dir", own(dataset__mine=OWN_DATASET))
     listed = json.loads(result.out)["dataset"]

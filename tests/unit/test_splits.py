@@ -201,8 +201,9 @@ def test_a_division_written_to_a_file_comes_back(split_file):
 
 
 def test_a_file_may_leave_samples_out(split_file):
-    division = divided(split_file({"train": ["i0", "i1"], "val": ["i2"], "test": ["i3"]}), cohort())
-    assert [list(getattr(division, name)) for name in SPLITS] == [[0, 1], [2], [3]]
+    content = {"train": ["i0", "i1"], "val": ["i2", "i3"], "test": ["i5", "i4"]}
+    division = divided(split_file(content), cohort())
+    assert [list(getattr(division, name)) for name in SPLITS] == [[0, 1], [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,7 @@ def test_a_file_may_leave_samples_out(split_file):
         ({"train": ["i0", "i1"], "val": ["i1"], "test": ["i2"]}, "'i1' is in two splits"),
         ({"train": ["i0"], "val": ["i12x"], "test": ["i2"]}, "'i12x'.* did you mean 'i12'"),
         ({"train": ["i0"], "val": [], "test": ["i2"]}, "split 'val' .* is empty"),
+        ({"train": ["i0", "i1"], "val": ["i2"], "test": ["i4"]}, "'class1' has no .* 'val'"),
         ({"train": ["i0"], "val": ["i1"]}, "cannot be used: KeyError: 'test'"),
         ({"train": ["i0"], "val": ["i1"], "test": None}, "cannot be used: TypeError"),
         (["i0"], "cannot be used: TypeError"),

@@ -78,6 +78,20 @@ def test_a_file_that_is_no_store_is_said_so(tmp_path, open_it):
     assert (tmp_path / "x.db").read_text() == "hello"
 
 
+@pytest.mark.parametrize("open_it", [open_client, lambda uri: open_store(uri, "mine", None)])
+def test_a_server_that_does_not_answer_is_asked_once(open_it, monkeypatch):
+    asked = []
+
+    def refuse(address, timeout):
+        asked.append(address)
+        raise ConnectionRefusedError("nobody there")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    with pytest.raises(StoreError, match="'http://example.org:5000' cannot be used: nobody there"):
+        open_it("http://example.org:5000")
+    assert asked == [("example.org", 5000)]
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file/mlflow\.db' cannot be used") as caught:

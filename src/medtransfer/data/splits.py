@@ -91,6 +91,7 @@ def divide(
         name: np.asarray(sorted(i for i, s in enumerate(chosen) if s == name), dtype=np.int64)
         for name in SPLITS
     }
+    _require_every_class(indices, targets, class_names)
     text = json.dumps({name: sorted(sample_ids[i] for i in indices[name]) for name in SPLITS})
     return Division(**indices, hash=hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -147,6 +148,19 @@ def merge_groups(groups: Sequence[str], contents: Sequence[str]) -> list[str]:
         a, b = root(group), root(first.setdefault(content, group))
         parent[max(a, b)] = min(a, b)
     return [root(group) for group in groups]
+
+
+def _require_every_class(
+    indices: Mapping[str, NDArray[np.int64]], targets: Sequence[int], class_names: Sequence[str]
+) -> None:
+    for split, members in indices.items():
+        present = {targets[i] for i in members}
+        for label, name in enumerate(class_names):
+            if label not in present:
+                raise DataError(
+                    f"class '{name}' has no image in split '{split}'",
+                    remedy="no metric of this class can be computed there: divide otherwise",
+                )
 
 
 def _groups_by_class(groups: Sequence[str], targets: Sequence[int]) -> Mapping[int, list[str]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SQLITE = "sqlite:///"
+KNOCK_SECONDS = 5.0
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # what MLflow's pages show first
 
 
@@ -55,6 +58,7 @@ def open_client(uri: str) -> MlflowClient:
             remedy="run a trial first, or give tracking.uri=URI",
         )
     with _reachable(uri):
+        _knock(uri)
         client = _client(uri)
         client.search_experiments(max_results=1)
     return client
@@ -76,6 +80,7 @@ def open_store(uri: str, experiment: str, artifacts: str | None) -> Store:
     path = _sqlite_path(uri)
     with _reachable(uri):
         if path is None:
+            _knock(uri)
             client = _client(uri)
             return Store(uri, client, _experiment(client, experiment, artifacts))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +93,14 @@ def open_store(uri: str, experiment: str, artifacts: str | None) -> Store:
 def redact(text: str) -> str:
     """Return a text without the passwords of the URIs in it."""
     return re.sub(r"(\w://[^/\s:@]*):[^/\s]+@", r"\1:***@", text)
+
+
+def _knock(uri: str) -> None:
+    """Connect to a server once: MLflow's client would retry for minutes where there is none."""
+    server = urlsplit(uri)
+    if server.scheme in {"http", "https"} and server.hostname:
+        port = server.port or {"http": 80, "https": 443}[server.scheme]
+        socket.create_connection((server.hostname, port), timeout=KNOCK_SECONDS).close()
 
 
 def _client(uri: str) -> MlflowClient:
