@@ -2,10 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One process for each core, each with one thread: two busy processes with two threads each are
-# many times slower than that.
-export OMP_NUM_THREADS ?= 1
-
 .PHONY: install demo test test-slow lint format clean
 
 install: $(VENV)/.installed
@@ -17,10 +13,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # the answer, on generated images, in a few minutes
 demo: install
-	OMP_NUM_THREADS= bash scripts/demo.sh $(BIN)/medtransfer
+	bash scripts/demo.sh $(BIN)/medtransfer
 
+# one thread for each of two processes: more threads than cores are many times slower
 test: install
-	$(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term
 
 # what takes minutes: longer training, larger studies
 test-slow: install

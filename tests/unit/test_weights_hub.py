@@ -90,3 +90,19 @@ def test_a_model_without_any_weights_says_so(hub):
     target.name = "test_nothing"
     with pytest.raises(WeightsError, match="no weights for 'test_nothing'"):
         from_hub().load(target)
+
+
+def test_a_tag_picks_one_set_among_several(hub):
+    name = "mobilenetv4_conv_small"
+    assert timm.get_pretrained_cfg(name).tag == "e2400_r224_in1k"  # what no tag would mean
+    fill(hub, f"{name}.e1200_r224_in1k")
+    known = from_hub("e1200_r224_in1k").load(TimmBackbone(name, 3, 32))
+    assert known.source == f"timm/{name}.e1200_r224_in1k"
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_for_what_is_in_the_cache(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("medtransfer.backbones.hub.unreachable", lambda: "it sleeps")
+    fill(hub, f"{NAME}.r160_in1k")
+    assert from_hub().load(TimmBackbone(NAME, 3, 32)).source == f"timm/{NAME}.r160_in1k"
+    assert constants.HF_HUB_OFFLINE is False  # as the user has it

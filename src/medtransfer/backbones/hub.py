@@ -74,7 +74,7 @@ class Hub(Weights):
             ) from None
         config = model.pretrained_cfg
         state = {f"model.{key}": value for key, value in model.state_dict().items()}
-        fit(backbone, state, source=name)
+        keys = fit(backbone, state, source=name)
         backbone.normalise_by(Normalisation(tuple(config["mean"]), tuple(config["std"])))
         return Provenance(
             source=config.get("hf_hub_id") or config.get("url") or name,
@@ -82,6 +82,7 @@ class Hub(Weights):
             licence=config.get("license") or "unknown",
             sha256=hash_tensors(backbone.state_dict()),
             statistics=True,
+            detail={"keys": keys},
         )
 
 

@@ -34,6 +34,12 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(self, name: str, channels: int, image_size: int) -> None:
+        if "." in name:
+            architecture, _, tag = name.partition(".")
+            raise ConfigError(
+                f"backbone.name='{name}' names weights too",
+                remedy=f"backbone.name={architecture} weights=imagenet weights.tag={tag}",
+            )
         model: Any = create(name, channels)
         config = model.pretrained_cfg
         super().__init__(channels, Normalisation(tuple(config["mean"]), tuple(config["std"])))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medtransfer.backbones.base import Backbone, Normalisation
+from medtransfer.backbones.base import Backbone
 from medtransfer.errors import WeightsError
-
-log = logging.getLogger(__name__)
 
 METADATA_KEY = "medtransfer"
 # What other programs put before the names of a backbone's parameters, the longest first.
-PREFIXES = ("backbone.model.", "module.backbone.", "backbone.", "encoder.", "module.", "model.", "")
+PREFIXES = ("module.backbone.", "backbone.", "encoder.", "module.", "model.", "")
 
 
 @dataclass(frozen=True)
@@ -101,16 +98,21 @@ class File(Weights):
                 remedy="fetch the file again, or correct weights.sha256",
             )
         state, known = read_tensors(path)
-        fit(backbone, state, source=str(path))
-        if "normalisation" in known:
-            backbone.normalise_by(Normalisation(*map(tuple, known.pop("normalisation"))))
+        made_for = known.get("channels", backbone.channels_in)
+        if made_for != backbone.channels_in:
+            raise WeightsError(
+                f"'{path}' was made for images of {made_for} channels, and the backbone takes"
+                f" {backbone.channels_in}",
+                remedy=f"set dataset.channels={made_for}; the backbone follows it",
+            )
+        keys = fit(backbone, state, source=str(path))
         return Provenance(
             source=known.pop("source", path.name),
             trained_on=known.pop("trained_on", "unknown"),
             licence=known.pop("licence", "unknown"),
             sha256=hash_tensors(backbone.state_dict()),
             statistics=True,
-            detail={"file_sha256": digest, **known},
+            detail={"file_sha256": digest, "keys": keys, **known},
         )
 
     def _latest(self, backbone: str) -> Path:
@@ -180,10 +182,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, {}
 
 
-def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
+def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
     """Load tensors into a backbone, whatever prefix their names carry.
 
-    What the file has beyond the backbone, such as a classifier, is reported and left out.
+    Returns:
+        The key report: how many tensors were `loaded`, and the names of those that were `left_out`,
+        such as a classifier's. None can be missing.
 
     Raises:
         WeightsError: If a tensor of the backbone is missing, of another shape or not finite.
@@ -196,20 +200,13 @@ def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None
     values = _named_like(own, stripped)
     expected = {"mean", "std"}  # files of other programs do not carry the normalisation
     missing = sorted(own.keys() - values.keys() - expected)
-    unexpected = len(stripped) - len(values)
-    log.info(
-        "%s: %d tensors matched, %d missing, %d unexpected",
-        source,
-        len(values),
-        len(missing),
-        unexpected,
-    )
+    left_out = sorted(name for name in stripped if not {name, f"model.{name}"} & values.keys())
     remedy = f"use weights that were made for '{backbone.name}', or the backbone they are made for"
     if missing:
         raise WeightsError(
             f"'{source}' does not fit backbone '{backbone.name}': {len(values)} of {len(own)}"
             f" tensors match, {len(missing)} are missing (first '{missing[0]}'),"
-            f" {unexpected} are left over",
+            f" {len(left_out)} are left over",
             remedy=remedy,
         )
     for key, value in values.items():
@@ -225,6 +222,7 @@ def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None
                 remedy="make or fetch the weights again",
             )
     backbone.load_state_dict({**own, **values})
+    return {"loaded": len(values), "left_out": left_out}
 
 
 def hash_tensors(state: Mapping[str, Tensor]) -> str:
@@ -240,11 +238,6 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def describe(provenance: Provenance) -> dict[str, Any]:
-    """Return a provenance as plain containers."""
-    return asdict(provenance)
 
 
 def _named_like(own: Mapping[str, Tensor], candidate: Mapping[str, Tensor]) -> dict[str, Tensor]:

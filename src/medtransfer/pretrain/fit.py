@@ -100,7 +100,6 @@ def fit(
         "trained_on": prepared.source.trained_on,
         "licence": prepared.source.licence,
         "images": steps * size,
-        "normalisation": [backbone.get_buffer(name).flatten().tolist() for name in ("mean", "std")],
     }
     weights.save(backbone.cpu(), path, **provenance)
     return {**provenance, "file": str(path), "file_sha256": weights.hash_file(path)}

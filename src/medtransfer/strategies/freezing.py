@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medtransfer.errors import DataError
+
 RESTING = "_medtransfer_resting"
 ESTIMATION_BATCHES = 64  # statistics of a layer settle long before
 
@@ -71,22 +73,32 @@ def reestimate_batchnorm(backbone: nn.Module, batches: Iterable[Tensor]) -> None
 
     Args:
         backbone: A module with `embed`.
-        batches: Images (N, C, H, W), at least one batch of two or more.
+        batches: Images (N, C, H, W); batches of one have no statistics and are passed over.
+
+    Raises:
+        DataError: If no batch has two images.
     """
     layers = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
     if not layers:
         return
     modes = {module: module.training for module in backbone.modules()}
-    momenta = [layer.momentum for layer in layers]
+    momenta = {layer: layer.momentum for layer in layers}
     backbone.eval()
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over all batches
         layer.train()
-    for images in islice(batches, ESTIMATION_BATCHES):
-        if len(images) > 1:
+    usable = (images for images in batches if len(images) > 1)
+    try:
+        for images in islice(usable, ESTIMATION_BATCHES):
             backbone.embed(images)  # type: ignore[operator]
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    for module, training in modes.items():
-        module.training = training
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+    if not all(layer.num_batches_tracked for layer in layers):
+        raise DataError(
+            "batch normalisation cannot be estimated: no batch has two images",
+            remedy="raise trainer.batch_size, dataset.fraction or dataset.shots",
+        )
