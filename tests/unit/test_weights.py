@@ -61,12 +61,22 @@ def refused(path: Path, target: TimmBackbone, **options) -> str:
     return str(error.value)
 
 
-def test_random_weights_are_what_the_architecture_was_initialised_with(target):
+def test_random_weights_are_the_initialisation_with_every_branch_switched_on(target):
     before = {key: value.clone() for key, value in target.state_dict().items()}
     known = weights.Random(path=None, tag=None, sha256=None).load(target)
-    assert equal(before, target.state_dict())
+    after = target.state_dict()
+    different = {key for key in before if not torch.equal(before[key], after[key])}
+    assert different
+    for key in different:
+        assert not before[key].any()
+        assert (after[key] == 1).all()
+    assert not [
+        name
+        for name, p in target.named_parameters()
+        if "bn" in name and name.endswith("weight") and not p.any()
+    ]
     assert (known.source, known.trained_on, known.statistics) == ("random", "nothing", False)
-    assert known.sha256 == weights.hash_tensors(before)
+    assert known.sha256 == weights.hash_tensors(after)
 
 
 def test_a_saved_file_brings_back_values_normalisation_and_provenance(tmp_path, source, target):

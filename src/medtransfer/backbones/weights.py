@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from medtransfer.backbones.base import Backbone
 from medtransfer.errors import WeightsError
@@ -69,10 +69,19 @@ class Weights(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Weights):
-    """The values that the architecture was initialised with."""
+    """The values that the architecture was initialised with, no branch of it switched off.
+
+    Residual networks are often initialised with scales of zero at the end of each branch, which
+    helps long trainings. Frozen, such a network would be nearly its stem alone: a control that is
+    too easy to beat. Those scales start at one; training from scratch was better with them, too.
+    """
 
     def load(self, backbone: Backbone) -> Provenance:
-        """See `Weights.load`; nothing is changed."""
+        """See `Weights.load`."""
+        for module in backbone.modules():
+            scale = getattr(module, "weight", None)
+            if isinstance(scale, nn.Parameter) and scale.ndim == 1 and not scale.any():
+                nn.init.ones_(scale)
         return Provenance("random", "nothing", "none", hash_tensors(backbone.state_dict()), False)
 
 

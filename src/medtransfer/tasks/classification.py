@@ -45,9 +45,9 @@ class Classification(Task):
 
     For two classes the last one is positive, and `sensitivity`, `specificity` and `mcc` are taken
     at the threshold that was best on validation (Youden's index). For more, AUROC, average
-    precision and F1 are macro averages, one class against the rest. A class without cases has no AUROC and no
-    recall; averages are over those that have. The Brier score lies in [0, 1] for two classes and in
-    [0, 2] for more, as scikit-learn has it.
+    precision and F1 are macro averages, one class against the rest. A class without cases has no
+    AUROC and no recall; averages are over those that have. The Brier score lies in [0, 1] for two
+    classes and in [0, 2] for more, as scikit-learn has it.
     """
 
     requires: ClassVar[str] = "class"
