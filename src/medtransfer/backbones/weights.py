@@ -201,6 +201,11 @@ def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> dict
     Raises:
         WeightsError: If a tensor of the backbone is missing, of another shape or not finite.
     """
+    if not list(backbone.parameters()):
+        raise WeightsError(
+            f"backbone '{backbone.name}' has no parameters that '{source}' could fill",
+            remedy="weights=random",
+        )
     own = backbone.state_dict()
     stripped = max(
         ({k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in PREFIXES),
