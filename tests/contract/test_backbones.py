@@ -112,11 +112,16 @@ def test_an_image_that_is_too_small_is_refused_with_its_size():
     assert "dataset.image_size" in error.value.remedy
 
 
-@pytest.mark.parametrize("name", ["resnt18", "resnt18.a1_in1k"])
-def test_an_unknown_model_is_refused_with_those_of_similar_name(name):
-    with pytest.raises(ConfigError, match=rf"no model '{name}'; did you mean 'resnet18'") as error:
-        TimmBackbone(name, 3, 64)
+def test_an_unknown_model_is_refused_with_those_of_similar_name():
+    with pytest.raises(ConfigError, match="no model 'resnt18'; did you mean 'resnet18'") as error:
+        TimmBackbone("resnt18", 3, 64)
     assert "resnet18" in error.value.choices
+
+
+def test_a_tag_belongs_to_the_weights():
+    with pytest.raises(ConfigError, match=r"'resnet18\.a1_in1k' names weights too") as error:
+        TimmBackbone("resnet18.a1_in1k", 3, 64)
+    assert error.value.remedy == "backbone.name=resnet18 weights=imagenet weights.tag=a1_in1k"
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "dla46_c"])
