@@ -160,5 +160,5 @@ def test_every_choice_builds(choice, component):
     if choice == "timm":
         node["name"] = "test_resnet"  # the YAML leaves it to the user
     backbone = build(node, Backbone, image_size=64).eval()
-    assert backbone.name == node["name"]
+    assert backbone.name == node.get("name", choice)
     assert backbone.embed(torch.rand(1, 3, 64, 64)).shape == (1, backbone.embedding_size)
