@@ -169,11 +169,13 @@ def test_two_samples_of_one_id_are_refused(toy, tmp_path):
         decode(changed(toy, 2, sample_id="i1"), tmp_path)
 
 
-def test_what_a_killed_writer_left_does_no_harm(toy, tmp_path):
-    left = tmp_path / "decoded" / "partial-x"
-    left.mkdir(parents=True)
-    (left / "images.npy").write_bytes(b"half")
+def test_what_a_killed_writer_left_does_no_harm_and_is_cleared_away(toy, tmp_path):
+    decode(toy, tmp_path)
+    (entry,) = (path for path in (tmp_path / "decoded").iterdir() if path.is_dir())
+    left = entry.with_name(f"partial-{entry.name}-x")
+    entry.rename(left)
     assert len(decode(toy, tmp_path).records) == 8
+    assert [path for path in (tmp_path / "decoded").iterdir() if path.is_dir()] == [entry]
 
 
 def test_a_cache_that_cannot_be_written_says_where(toy, tmp_path):

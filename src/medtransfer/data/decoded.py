@@ -114,7 +114,10 @@ def letterbox(image: Image, size: int, channels: int) -> Image:
 
 
 def _write(dataset: Dataset, records: Sequence[Record], entry: Path) -> None:
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=entry.parent))
+    prefix = f"partial-{entry.name}-"
+    for left in entry.parent.glob(f"{prefix}*"):  # by a killed writer: the lock is ours now
+        shutil.rmtree(left, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
     try:
         shape = (len(records), dataset.channels, dataset.image_size, dataset.image_size)
         images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
