@@ -118,6 +118,40 @@ def compose():
     return run
 
 
+@pytest.fixture(scope="session")
+def tiny_network():
+    """Return the overrides of a network that trains in moments."""
+    return ("backbone=timm", "backbone.name=test_resnet", "trainer.threads=1")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_network):
+    """Return the overrides of a trial that runs in moments."""
+    return (*tiny_network, "dataset.patients=36", "dataset.size=32", "dataset.image_size=32")
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    """Return a small generated dataset."""
+    from medtransfer.data.phantom import Phantom
+    from medtransfer.data.splits import Split
+
+    return Phantom(
+        patients=18,
+        images=1,
+        lesion_views=None,
+        size=32,
+        difficulty=0.5,
+        data_seed=0,
+        image_size=32,
+        channels=1,
+        fraction=1,
+        shots=None,
+        on_error="raise",
+        split=Split(kind="holdout", seed=0, file=None, ratios=(0.5, 0.2, 0.3)),
+    )
+
+
 @pytest.fixture
 def image_tree(tmp_path):
     """Return a function that writes class folders of small images, no two alike."""

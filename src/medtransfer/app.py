@@ -196,7 +196,7 @@ class App:
             except Exception as error:  # Hydra would print it in its own way
                 raised.append(error)
 
-        self._compose(overrides, RunMode.RUN)
+        self._compose(overrides, RunMode.RUN)  # refuses what Hydra itself would run before the job
         with self._explained(overrides):
             done = self.hydra.run(self.name, job, list(overrides), with_log_configuration=False)
         if raised:

@@ -10,14 +10,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-TINY = (
-    "backbone=timm",
-    "backbone.name=test_resnet",
-    "dataset.patients=36",
-    "dataset.size=32",
-    "dataset.image_size=32",
-    "trainer.threads=1",
-)
 BROKEN = """
 from dataclasses import dataclass
 from medtransfer.strategies.feature_extraction import FeatureExtraction
@@ -45,12 +37,12 @@ def broken(tmp_path, monkeypatch):
     return ("--config-dir", str(tmp_path / "own"), "trusted_modules=[broken_strategy]")
 
 
-def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(cli, home, list_runs, broken):
+def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(cli, home, list_runs, broken, tiny):
     code, out, _ = cli(
         "train",
         "-m",
         *broken,
-        *TINY,
+        *tiny,
         "strategy=broken",
         "strategy.head_lr=1,2,3",
         "trainer.max_epochs=1",
@@ -79,9 +71,9 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(cli, home, list_runs, 
     assert len(results["arms"]) == 3
 
 
-def test_a_failed_single_trial_shows_its_traceback(cli, list_runs, broken):
+def test_a_failed_single_trial_shows_its_traceback(cli, list_runs, broken, tiny):
     with pytest.raises(RuntimeError, match="the coffee is cold"):
-        cli("train", *broken, *TINY, "strategy=broken", "strategy.head_lr=2")
+        cli("train", *broken, *tiny, "strategy=broken", "strategy.head_lr=2")
     (run,) = list_runs()
     assert run.info.status == "FAILED"
 
@@ -91,8 +83,8 @@ def test_a_failed_single_trial_shows_its_traceback(cli, list_runs, broken):
     [(signal.SIGINT, ()), (signal.SIGTERM, ("-m", "seed=0,1"))],
     ids=["single", "sweep"],
 )
-def test_an_interrupted_run_is_killed_and_says_so(list_runs, signum, flags):
-    command = [sys.executable, "-m", "medtransfer", "train", *flags, *TINY]
+def test_an_interrupted_run_is_killed_and_says_so(list_runs, tiny, signum, flags):
+    command = [sys.executable, "-m", "medtransfer", "train", *flags, *tiny]
     with subprocess.Popen(
         [*command, "trainer.max_epochs=100000"],
         stderr=subprocess.PIPE,

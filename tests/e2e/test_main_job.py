@@ -7,16 +7,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-TINY = (
-    "backbone=timm",
-    "backbone.name=test_resnet",
-    "dataset.patients=36",
-    "dataset.size=32",
-    "dataset.image_size=32",
-    "trainer=quick",
-    "trainer.max_epochs=2",
-    "trainer.threads=1",
-)
+QUICK = ("trainer=quick", "trainer.max_epochs=2")
 PRETRAIN = (
     "pretrain",
     "backbone=timm",
@@ -43,12 +34,13 @@ def artifact(client, run, name):
     return Path(client.download_artifacts(run.info.run_id, name))
 
 
-def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, list_runs, tmp_path):
+def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, tiny, client, list_runs, tmp_path):
     assert cli(*PRETRAIN)[0] == 0
     code, out, _ = cli(
         "train",
         "-m",
-        *TINY,
+        *tiny,
+        *QUICK,
         "strategy=feature_extraction,fine_tuning",
         "weights=random,file",
         "seed=0,1",
@@ -107,9 +99,9 @@ def test_a_sweep_answers_and_the_store_alone_repeats_it(cli, client, list_runs, 
     assert trials[0].data.tags["medtransfer.arm"] in alone
 
 
-def test_equal_seeds_give_equal_results_to_the_last_bit(cli, client, list_runs):
+def test_equal_seeds_give_equal_results_to_the_last_bit(cli, tiny, client, list_runs):
     for seed in (3, 3, 4):
-        code, *_ = cli("train", *TINY, "strategy=fine_tuning", f"seed={seed}")
+        code, *_ = cli("train", *tiny, *QUICK, "strategy=fine_tuning", f"seed={seed}")
         assert code == 0
     runs = sorted(list_runs(), key=lambda run: run.info.start_time)
     scored = [
@@ -124,8 +116,8 @@ def test_equal_seeds_give_equal_results_to_the_last_bit(cli, client, list_runs):
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_fractions_are_rows_of_their_own(cli, client, list_runs):
-    code, out, _ = cli("train", "-m", *TINY, "dataset.fraction=0.5,1.0", "seed=0,1")
+def test_fractions_are_rows_of_their_own(cli, tiny, client, list_runs):
+    code, out, _ = cli("train", "-m", *tiny, *QUICK, "dataset.fraction=0.5,1.0", "seed=0,1")
     assert code == 0, out
     parent, _ = split_off_parent(list_runs())
     results = json.loads(artifact(client, parent, "report/results.json").read_text())
@@ -136,8 +128,8 @@ def test_fractions_are_rows_of_their_own(cli, client, list_runs):
     assert results["contrasts"] == []
 
 
-def test_without_the_test_set_nothing_of_it_is_opened(cli, client, list_runs):
-    assert cli("train", *TINY, "test=false")[0] == 0
+def test_without_the_test_set_nothing_of_it_is_opened(cli, tiny, client, list_runs):
+    assert cli("train", *tiny, *QUICK, "test=false")[0] == 0
     (run,) = list_runs()
     assert run.data.tags["medtransfer.test_openings"] == "0"
     assert not [name for name in run.data.metrics if name.startswith("test/")]
@@ -158,8 +150,8 @@ def test_without_the_test_set_nothing_of_it_is_opened(cli, client, list_runs):
     ],
     ids=lambda choices: choices[0],
 )
-def test_other_choices_run(cli, home, list_runs, choices):
-    code, _, err = cli("train", *TINY, *choices)
+def test_other_choices_run(cli, tiny, home, list_runs, choices):
+    code, _, err = cli("train", *tiny, *QUICK, *choices)
     assert code == 0, err
     (run,) = list_runs()
     assert run.info.status == "FINISHED"
@@ -188,15 +180,15 @@ def test_pretraining_is_done_once_and_says_where_it_comes_from(cli, client, home
 
 
 @pytest.mark.real_data("busi")
-def test_busi_runs_as_it_lies_there(cli, client, list_runs):
+def test_busi_runs_as_it_lies_there(cli, tiny_network, client, list_runs):
     code, _, err = cli(
         "train",
         "-m",
         "dataset=busi",
         "dataset.image_size=32",
         "dataset.fraction=0.05",
-        *TINY[:2],
-        *TINY[5:],
+        *tiny_network,
+        *QUICK,
         "strategy=feature_extraction,fine_tuning",
     )
     assert code == 0, err

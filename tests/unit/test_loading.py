@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from medtransfer.data.loading import Data, EpochSampler
-from medtransfer.data.phantom import Phantom
-from medtransfer.data.splits import Split
 from medtransfer.data.transforms import Augment
 
 STRENGTHS = ("rotation", "translation", "scale", "brightness", "contrast", "blur", "erasing")
@@ -15,23 +13,11 @@ NONE = Augment(flip=False, **dict.fromkeys(STRENGTHS, 0.0))
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opened(phantom, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
 
     def open_data(seed=0, **keys):
-        dataset = Phantom(
-            patients=36,
-            images=1,
-            lesion_views=None,
-            size=32,
-            difficulty=0.5,
-            data_seed=0,
-            image_size=32,
-            channels=1,
-            **{"fraction": 1, "shots": None} | keys,
-            on_error="raise",
-            split=Split(kind="holdout", seed=0, file=None, ratios=(0.5, 0.2, 0.3)),
-        )
+        dataset = replace(phantom, patients=36, **keys)
         return Data.open(dataset, cache=cache, seed=seed)
 
     return open_data

@@ -4,26 +4,7 @@ import numpy as np
 import pytest
 
 from medtransfer.data.loading import Data
-from medtransfer.data.phantom import Phantom
 from medtransfer.data.splits import Split
-
-
-@pytest.fixture
-def phantom():
-    return Phantom(
-        patients=18,
-        images=1,
-        lesion_views=None,
-        size=32,
-        difficulty=0.5,
-        data_seed=0,
-        image_size=32,
-        channels=1,
-        fraction=1,
-        shots=None,
-        on_error="raise",
-        split=Split(kind="holdout", seed=0, file=None, ratios=(0.5, 0.2, 0.3)),
-    )
 
 
 def pixels(dataset):

@@ -224,7 +224,7 @@ def _metrics_table(label: str, metrics: Mapping[str, float]) -> Table:
     table.add_column("value", justify="right")
     for name in sorted(metrics, key=lambda name: (not name.startswith("test/"), name)):
         value = metrics[name]
-        table.add_row(name, f"{value:,.0f}" if value == int(value) else f"{value:,.4f}")
+        table.add_row(name, f"{value:,.0f}" if value.is_integer() else f"{value:,.4f}")
     return table
 
 
