@@ -110,7 +110,8 @@ class TrainerConfig(Budget):
 class PretrainerConfig(Budget):
     """The budget and the machine of a pre-training."""
 
-    max_steps: PositiveInt
+    max_steps: PositiveInt  # of each stage
+    checkpoint_every: PositiveInt  # steps
 
 
 class StudyConfig(Section):
@@ -153,6 +154,8 @@ class PretrainConfig(BaseConfig):
 
     trainer: PretrainerConfig
     source: ComponentField
+    weights: ComponentField
+    dataset: ComponentField | None = None
 
 
 C = TypeVar("C", bound=Section)

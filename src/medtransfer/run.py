@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from medtransfer.backbones.base import Backbone
-from medtransfer.backbones.weights import Provenance, Weights
-from medtransfer.config import Component, TrainConfig, build, check_arguments, locate
+from medtransfer.backbones.load import load_backbone
+from medtransfer.backbones.weights import Provenance
+from medtransfer.config import TrainConfig, build, check_arguments, locate
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data
+from medtransfer.data.seen import refuse_seen
 from medtransfer.data.transforms import Transform
 from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head
@@ -141,14 +142,15 @@ def prepare(config: TrainConfig) -> Trial:
     make = partial(build, trusted=config.trusted_modules)
     data = Data.open(chosen.dataset, cache=config.paths.cache, seed=config.seed)
     backbone, provenance = load_backbone(
-        config.backbone, config.weights, data.spec.image_size, config.seed, config.trusted_modules
+        config.backbone,
+        config.weights,
+        image_size=data.spec.image_size,
+        channels=data.spec.channels,
+        near=(data.spec.data_hash, data.spec.split_hash),
+        seed=config.seed,
+        trusted=config.trusted_modules,
     )
-    if backbone.channels_in != data.spec.channels:
-        raise ConfigError(
-            f"backbone.channels={backbone.channels_in} and dataset.channels={data.spec.channels}"
-            " differ",
-            remedy="set dataset.channels; the backbone follows it",
-        )
+    refuse_seen(data, provenance.seen, f"the weights of '{provenance.source}'")
     seed_part(config.seed, "head")
     head = make(
         config.head,
@@ -195,16 +197,6 @@ def check_fit(config: TrainConfig) -> tuple[type[Task], Dataset]:
             remedy="choose a task for one of these annotations, or another dataset",
         )
     return task_class, dataset
-
-
-def load_backbone(
-    backbone: Component, weights: Component, image_size: int, seed: int, trusted: tuple[str, ...]
-) -> tuple[Backbone, Provenance]:
-    """Return a backbone with its weights, and where they come from."""
-    source = build(weights, Weights, trusted=trusted)
-    seed_part(seed, "backbone")
-    built = build(backbone, Backbone, trusted=trusted, image_size=image_size)
-    return built, source.load(built)
 
 
 def identify(config: TrainConfig, data: Data, provenance: Provenance) -> str:

@@ -57,6 +57,11 @@ class Backbone(nn.Module, ABC):
         """Return images (N, C, H, W) in [0, 1] as the network wants them."""
         return (images - self.get_buffer("mean")) / self.get_buffer("std")
 
+    @property
+    def chosen_by(self) -> str:
+        """What chooses this architecture on the command line."""
+        return f"backbone={self.name}"
+
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
         """Return the embedding, (N, embedding_size)."""
@@ -72,3 +77,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def layer_groups(self) -> Sequence[tuple[str, ...]]:
         """Return the parameter names of each group of layers, stem first, every one once."""
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return modules that give the pyramid's levels when applied one after the other.
+
+        The first one takes normalised images. Empty where the network is no such chain.
+        """
+        return ()

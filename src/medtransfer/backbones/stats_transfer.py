@@ -8,8 +8,9 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medtransfer.backbones.base import Backbone
+from medtransfer.backbones.files import File
 from medtransfer.backbones.hub import Hub
-from medtransfer.backbones.weights import File, Provenance, hash_tensors
+from medtransfer.backbones.weights import Provenance, hash_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +42,6 @@ class StatsTransfer(File):
             licence=known.licence,
             sha256=hash_tensors(backbone.state_dict()),
             statistics=False,
+            seen=known.seen,
             detail=known.detail,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import group_parameters
+from timm.models import ResNet, group_parameters
 from torch import Tensor, nn
 
 from medtransfer.backbones.base import Backbone, Normalisation
@@ -47,6 +47,11 @@ class TimmBackbone(Backbone):
         self.model: Any = model
         self._measure(image_size)
 
+    @property
+    def chosen_by(self) -> str:
+        """See `Backbone.chosen_by`; any model of timm's."""
+        return f"backbone=timm backbone.name={self.name}"
+
     def embed(self, images: Tensor) -> Tensor:
         """See `Backbone.embed`: the model's own pooling, and its layers up to the classifier."""
         final = self.model.forward_features(self.normalised(images))
@@ -67,6 +72,15 @@ class TimmBackbone(Backbone):
         """See `Backbone.layer_groups`; the groups are timm's own."""
         groups = group_parameters(self.model, self.model.group_matcher(coarse=True))
         return [tuple(f"model.{name}" for name in groups[key]) for key in sorted(groups)]
+
+    def stages(self) -> Sequence[nn.Module]:
+        """See `Backbone.stages`; residual networks are such chains."""
+        if not isinstance(self.model, ResNet):
+            return ()
+        model: Any = self.model
+        stem = nn.Sequential(model.conv1, model.bn1, model.act1)
+        first = nn.Sequential(model.maxpool, model.layer1)
+        return (stem, first, model.layer2, model.layer3, model.layer4)
 
     def _measure(self, image_size: int) -> None:
         """Take channels and strides from a pass: what timm declares is rounded for some models."""

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medtransfer.backbones.base import Backbone
+from medtransfer.backbones.channels import adapt_channels
 from medtransfer.errors import WeightsError
 
 METADATA_KEY = "medtransfer"
@@ -33,6 +34,7 @@ class Provenance:
         licence: Under which they may be used, as far as it is known.
         sha256: Hash of the loaded tensors, by name and value.
         statistics: Whether the statistics of normalisation layers were learnt with them.
+        seen: Hashes of the groups and images that they were trained on, where it is known.
         detail: Anything else that the source tells, such as its recipe.
     """
 
@@ -41,6 +43,7 @@ class Provenance:
     licence: str
     sha256: str
     statistics: bool
+    seen: dict[str, list[str]] = field(default_factory=dict)
     detail: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,11 +55,13 @@ class Weights(ABC):
         path: A file, where the source reads one.
         tag: Which set of several, where the source has them.
         sha256: Refuse a file whose hash differs.
+        near: Hashes of the trial's data and split, to find what was pre-trained on them.
     """
 
     path: Path | None
     tag: str | None
     sha256: str | None
+    near: tuple[str, str] = ("", "")
 
     @abstractmethod
     def load(self, backbone: Backbone) -> Provenance:
@@ -85,72 +90,18 @@ class Random(Weights):
         return Provenance("random", "nothing", "none", hash_tensors(backbone.state_dict()), False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class File(Weights):
-    """A safetensors file, or a checkpoint that holds nothing but tensors.
-
-    Attributes:
-        folder: Where `medtransfer pretrain` writes; searched when there is no path.
-    """
-
-    folder: Path
-
-    def load(self, backbone: Backbone) -> Provenance:
-        """See `Weights.load`."""
-        path = self.path or self._latest(backbone.name)
-        if not path.is_file():
-            raise WeightsError(f"weights file '{path}' does not exist", remedy="check weights.path")
-        digest = hash_file(path)
-        if self.sha256 is not None and digest != self.sha256.lower():
-            raise WeightsError(
-                f"'{path}' has SHA-256 {digest} and not {self.sha256}",
-                remedy="fetch the file again, or correct weights.sha256",
-            )
-        state, known = read_tensors(path)
-        made_for = known.get("channels", backbone.channels_in)
-        if made_for != backbone.channels_in:
-            raise WeightsError(
-                f"'{path}' was made for images of {made_for} channels, and the backbone takes"
-                f" {backbone.channels_in}",
-                remedy=f"set dataset.channels={made_for}; the backbone follows it",
-            )
-        keys = fit(backbone, state, source=str(path))
-        return Provenance(
-            source=known.pop("source", path.name),
-            trained_on=known.pop("trained_on", "unknown"),
-            licence=known.pop("licence", "unknown"),
-            sha256=hash_tensors(backbone.state_dict()),
-            statistics=True,
-            detail={"file_sha256": digest, "keys": keys, **known},
-        )
-
-    def _latest(self, backbone: str) -> Path:
-        """Return the newest file that was made for this backbone."""
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda f: f.stat().st_mtime_ns)
-        for path in reversed(files):
-            try:
-                with safe_open(path, "pt") as file:
-                    found = _metadata(file).get("backbone")
-            except (SafetensorError, OSError):
-                continue  # damaged, so it cannot tell for which backbone it was made
-            if found == backbone:
-                return path
-        raise WeightsError(
-            f"there are no pre-trained weights for backbone '{backbone}' in '{self.folder}'",
-            remedy=f"medtransfer pretrain source=synthetic backbone=timm backbone.name={backbone},"
-            " or give weights.path",
-        )
-
-
-def save(backbone: Backbone, path: Path, **known: Any) -> None:
+def save(backbone: Backbone, path: Path, *, half: bool = False, **known: Any) -> None:
     """Write a backbone to one safetensors file, with what is known of it in the header.
 
     Args:
         backbone: What to write; its tensors lie under the names of its `state_dict`.
         path: The file; it appears whole or not at all.
+        half: Write floating-point values in half precision.
         **known: Provenance: `source`, `trained_on`, `licence` and the recipe, as JSON values.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     header = {"backbone": backbone.name, "channels": backbone.channels_in, **known}
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +120,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in list(file.keys())}, _metadata(file)
+                return {key: file.get_tensor(key) for key in list(file.keys())}, metadata(file)
         except (SafetensorError, OSError) as error:
             raise WeightsError(
                 f"'{path}' is damaged or not a safetensors file: {error}",
@@ -191,8 +142,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, {}
 
 
-def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
+def fit(
+    backbone: Backbone, state: Mapping[str, Tensor], *, source: str, channels: int | None = None
+) -> dict[str, Any]:
     """Load tensors into a backbone, whatever prefix their names carry.
+
+    Args:
+        backbone: What is filled.
+        state: Tensors by name.
+        source: Names them in messages.
+        channels: Of the images that they were made for; None when nobody says, and the shape of
+            the first layer has to.
 
     Returns:
         The key report: how many tensors were `loaded`, and the names of those that were `left_out`,
@@ -223,6 +183,9 @@ def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> dict
             f" {len(left_out)} are left over",
             remedy=remedy,
         )
+    wanted = backbone.channels_in
+    made_for = _channels_of(backbone, values) if channels is None else channels
+    values = adapt_channels(values, own, made_for, wanted, source)
     for key, value in values.items():
         if value.shape != own[key].shape:
             raise WeightsError(
@@ -236,7 +199,8 @@ def fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> dict
                 remedy="make or fetch the weights again",
             )
     backbone.load_state_dict({**own, **values})
-    return {"loaded": len(values), "left_out": left_out}
+    adapted = {} if made_for == wanted else {"channels": f"{made_for} to {wanted}"}
+    return {"loaded": len(values), "left_out": left_out, **adapted}
 
 
 def hash_tensors(state: Mapping[str, Tensor]) -> str:
@@ -254,6 +218,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _channels_of(backbone: Backbone, values: Mapping[str, Tensor]) -> int:
+    """Return for how many channels the first kernel was made."""
+    stem = next(iter(backbone.layer_groups()))
+    kernels = (name for name in stem if backbone.get_parameter(name).ndim > 2)
+    first = next((name for name in kernels if name in values), None)
+    return backbone.channels_in if first is None else values[first].shape[1]
+
+
 def _named_like(own: Mapping[str, Tensor], candidate: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the candidate's tensors under the backbone's names, which may add `model.`."""
     direct = {key: value for key, value in candidate.items() if key in own}
@@ -261,7 +233,8 @@ def _named_like(own: Mapping[str, Tensor], candidate: Mapping[str, Tensor]) -> d
     return max(direct, nested, key=len)
 
 
-def _metadata(file: Any) -> dict[str, Any]:
+def metadata(file: Any) -> dict[str, Any]:
+    """Return what the header of a safetensors file tells; nothing where it is not ours."""
     try:
         found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     except ValueError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +15,6 @@ from medtransfer.tracking.runs import open_run, reason
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-RECIPE = ("seed", "backbone", "source", "optimizer", "scheduler", "trainer")
-MACHINE = ("accelerator", "devices", "threads", "workers")
 
 
 def pretrain(app: App, overrides: Sequence[str]) -> int:
@@ -50,13 +45,6 @@ def pretrain_many(app: App, overrides: Sequence[str]) -> int:
     return min(failed, 1)
 
 
-def recipe(config: PretrainConfig) -> str:
-    """Return a hash of what decides the weights."""
-    values = config.model_dump(mode="json", include=set(RECIPE))
-    values["trainer"] = {k: v for k, v in values["trainer"].items() if k not in MACHINE}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def _caught(values: DictConfig) -> Path | str:
     try:
         return _pretrain(values)[0]
@@ -67,25 +55,34 @@ def _caught(values: DictConfig) -> Path | str:
 def _pretrain(values: DictConfig) -> tuple[Path, bool]:
     composed = Composed.of_job(values)
     config = composed.typed(PretrainConfig)
-    source = composed.choices["source"]
-    backbone = config.backbone.get("name", composed.choices["backbone"])
-    path = config.paths.output / "weights" / f"{source}-{backbone}-{recipe(config)}.safetensors"
+    from medtransfer.pretrain.fit import fit, prepare
+
+    prepared = prepare(config)
+    choices = composed.choices
+    backbone = prepared.learner.backbone.name
+    dataset = choices["dataset"] if config.dataset is not None else None
+    parts = [choices["source"], backbone, dataset, prepared.recipe]
+    name = "-".join(part for part in parts if part)
+    path = config.paths.output / "weights" / f"{name}.safetensors"
     if path.is_file():
         path.touch()  # what is asked for last is what `weights=file` takes by default
         return path, False
 
-    from medtransfer.pretrain.fit import fit, prepare
-
-    prepared = prepare(config)
-    tags = {"phase": "pretrain", "backbone": backbone, "weights": source, "seed": config.seed}
-    label = f"pretrain {source}/{backbone} seed={config.seed}"
+    tags = {
+        "phase": "pretrain",
+        "backbone": backbone,
+        "weights": choices["source"],
+        "dataset": dataset,
+        "seed": config.seed,
+    }
+    label = "pretrain " + "/".join(part for part in parts[:3] if part) + f" seed={config.seed}"
     with (
         Reporter(1, unit="steps") as reporter,
         open_run(open_configured(config), label, tags) as run,
     ):
         log_config(run, composed)
         reporter.start(label)
-        known = fit(config, prepared, run, path, source=source, recipe=recipe(config))
+        known = fit(prepared, run, path, source=choices["source"])
         run.json(known, "weights.json")
         run.params({"weights_file": str(path)})
         reporter.finish("finished")

@@ -81,6 +81,11 @@ class Dataset(ABC):
     on_error: Literal["raise", "skip"]
     split: Split
 
+    @property
+    def identity(self) -> str:
+        """What tells collections apart: in one, a group id always means the same patient."""
+        return type(self).__qualname__
+
     @abstractmethod
     def records(self) -> tuple[tuple[str, ...], Sequence[Record]]:
         """Return the class names and the samples, in a stable order.

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ class Decoded:
         records: The samples that could be read; groups of identical images are merged.
         images: (n, channels, image_size, image_size) uint8, mapped from the cache.
         skipped: Messages about the samples that were left out.
+        contents: Hash of the pixels as they were read, by sample id.
         data_hash: Hash of every sample's id, group, target and pixels.
     """
 
@@ -40,6 +41,7 @@ class Decoded:
     records: tuple[Record, ...]
     images: NDArray[np.uint8]
     skipped: tuple[str, ...]
+    contents: Mapping[str, str]
     data_hash: str
 
 
@@ -87,6 +89,7 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
         records=merged,
         images=np.load(entry / "images.npy", mmap_mode="r"),
         skipped=tuple(skipped["problem"] for skipped in index["skipped"]),
+        contents=hashes,
         data_hash=hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16],
     )
 

@@ -31,6 +31,11 @@ class ImageFolder(Dataset):
     root: Path
     classes: tuple[str, ...] | None
 
+    @property
+    def identity(self) -> str:
+        """See `Dataset.identity`: the folder."""
+        return str(self.root.resolve())
+
     def records(self) -> tuple[tuple[str, ...], Sequence[Record]]:
         """See `Dataset.records`; hidden files and folders are passed over."""
         if not self.root.is_dir():

@@ -44,6 +44,7 @@ class Data:
         train: Indices of the training subset.
         spec: What the task may know.
         seed: The trial's seed.
+        identity: What tells the collection apart from others.
     """
 
     decoded: Decoded
@@ -51,6 +52,7 @@ class Data:
     train: NDArray[np.int64]
     spec: DataSpec
     seed: int
+    identity: str
 
     @classmethod
     def open(cls, dataset: Dataset, *, cache: Path, seed: int) -> Data:
@@ -81,7 +83,7 @@ class Data:
             data_hash=decoded.data_hash,
             split_hash=division.hash,
         )
-        return cls(decoded, division, train, spec, seed)
+        return cls(decoded, division, train, spec, seed, dataset.identity)
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:

@@ -36,6 +36,11 @@ class Phantom(Dataset):
     difficulty: Annotated[float, Field(ge=0, le=1)]
     data_seed: Annotated[int, Field(ge=0)]
 
+    @property
+    def identity(self) -> str:
+        """See `Dataset.identity`: patients are drawn from the seed."""
+        return f"{type(self).__qualname__} {self.data_seed}"
+
     def records(self) -> tuple[tuple[str, ...], Sequence[Record]]:
         """See `Dataset.records`; the class of a patient follows from its number."""
         names = scenes.CLASS_NAMES

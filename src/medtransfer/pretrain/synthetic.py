@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, smooth_l1_loss
 
 from medtransfer.backbones.base import Backbone
-from medtransfer.pretrain.base import Learner, Source
+from medtransfer.pretrain.base import GeneratedSource, Learner, Material
 from medtransfer.pretrain.shapes import TARGETS, Shapes
 
 WIDTH = 32  # channels of the decoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synthetic(Source):
+class Synthetic(GeneratedSource):
     """Domain-randomised shapes, after SynthSeg (Billot et al. 2023): no natural, no patient image.
 
     The network learns, for every pixel, what the image was before texture, shading, blur and
@@ -25,13 +25,18 @@ class Synthetic(Source):
     """
 
     trained_on: ClassVar[str] = "generated images of random shapes and textures"
-    licence: ClassVar[str] = "Apache-2.0"
 
-    def batch(self, size: int, channels: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See `Source.batch`; images (N, C, H, W) in [0, 1] and targets (N, 4, H, W)."""
+    def draw(
+        self,
+        step: int,  # noqa: ARG002
+        size: int,
+        channels: int,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Material.draw`; images (N, C, H, W) in [0, 1] and targets (N, 4, H, W)."""
         return Shapes(self.image_size, channels).batch(size, generator)
 
-    def learner(self, backbone: Backbone) -> Learner:
+    def learner(self, backbone: Backbone, material: Material) -> Learner:  # noqa: ARG002
         """See `Source.learner`."""
         return DenseLearner(backbone)
 
@@ -52,7 +57,7 @@ class DenseLearner(Learner):
         self.lateral = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in backbone.channels)
         self.predict = nn.Sequential(nn.GELU(), nn.Conv2d(WIDTH, len(TARGETS), 1))
 
-    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """See `Learner.forward`; smooth L1 over all targets, with equal weights."""
         images, targets = batch
         levels = zip(self.lateral, self.backbone.pyramid(images), strict=True)
@@ -61,4 +66,5 @@ class DenseLearner(Learner):
         for level in finer_last[1:]:
             merged = level + interpolate(merged, level.shape[-2:], mode="bilinear")
         predicted = self.predict(merged).float()
-        return smooth_l1_loss(predicted, adaptive_avg_pool2d(targets, predicted.shape[-2:]))
+        wanted = adaptive_avg_pool2d(targets, predicted.shape[-2:])
+        return {"loss": smooth_l1_loss(predicted, wanted)}

@@ -1,0 +1,45 @@
+"""From two components of a configuration to a backbone with its weights."""
+
+from __future__ import annotations
+
+from medtransfer.backbones.base import Backbone
+from medtransfer.backbones.weights import Provenance, Weights
+from medtransfer.config import Component, build
+from medtransfer.errors import ConfigError
+from medtransfer.seeding import seed_part
+
+
+def load_backbone(
+    backbone: Component,
+    weights: Component,
+    *,
+    image_size: int,
+    channels: int | None,
+    near: tuple[str, str],
+    seed: int,
+    trusted: tuple[str, ...],
+) -> tuple[Backbone, Provenance]:
+    """Return a backbone with its weights, and where they come from.
+
+    Args:
+        backbone: The network.
+        weights: Where its values come from.
+        image_size: Height and width of the images in pixels.
+        channels: Of the images; None where they have as many as the backbone takes.
+        near: Hashes of the data and the split that it will see.
+        seed: Of whatever is drawn.
+        trusted: Modules, besides this package, that may be run.
+
+    Raises:
+        ConfigError: If the backbone cannot take such images.
+        WeightsError: If the weights cannot be had or do not fit.
+    """
+    source = build(weights, Weights, trusted=trusted, near=near)
+    seed_part(seed, "backbone")
+    built = build(backbone, Backbone, trusted=trusted, image_size=image_size)
+    if channels not in {None, built.channels_in}:
+        raise ConfigError(
+            f"backbone.channels={built.channels_in} and dataset.channels={channels} differ",
+            remedy="leave backbone.channels to the dataset",
+        )
+    return built, source.load(built)
