@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from hydra_plugins.medtransfer_study.sweeper import StudySweeper, expand
 from medtransfer.config import Section, check
 from medtransfer.errors import ConfigError
 
@@ -173,18 +174,14 @@ class App:
         with self._explained(given):
             parser = OverridesParser.create(config_loader=self.hydra.config_loader)
             parsed = parser.parse_overrides(given)
+            if config.hydra.sweeper._target_ == f"{StudySweeper.__module__}.StudySweeper":
+                return _planned(expand(config, parser, given))
             if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.BasicSweeper":
                 shared = tuple(str(o.input_line) for o in parsed if not o.is_sweep_override())
                 varied = tuple(o.get_key_element() for o in parsed if o.is_sweep_override())
                 return Plan((shared,), varied, complete=False)
             (jobs,) = BasicSweeper.split_arguments(parsed, None)
-        values: dict[str, set[str]] = {}
-        for job in jobs:
-            for override in job:
-                key, _, value = override.partition("=")
-                values.setdefault(key, set()).add(value)
-        swept = tuple(key for key, found in values.items() if len(found) > 1)
-        return Plan(tuple(tuple(job) for job in jobs), swept, complete=True)
+            return _planned(jobs)
 
     def run(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> Any:
         """Run one job and return what the task returns, or raise what it raises."""
@@ -284,6 +281,16 @@ class App:
             return sorted(str(name) for name in base)
         prefix = f"{parent}." if parent else ""
         return sorted(prefix + str(name) for name in node if name != "_target_")
+
+
+def _planned(jobs: Sequence[Sequence[str]]) -> Plan:
+    values: dict[str, set[str]] = {}
+    for job in jobs:
+        for override in job:
+            key, _, value = override.partition("=")
+            values.setdefault(key, set()).add(value)
+    swept = tuple(key for key, found in values.items() if len(found) > 1)
+    return Plan(tuple(tuple(job) for job in jobs), swept, complete=True)
 
 
 def _given(hydra: HydraConf | DictConfig) -> list[str]:

@@ -78,7 +78,7 @@ class Selection(Section):
 
 
 class EarlyStopping(Section):
-    """Stop after `patience` epochs without gain on the selection metric; null means never."""
+    """Stop after `patience` validations without gain on the selection metric; null means never."""
 
     patience: PositiveInt | None
     min_delta: NonNegativeFloat
@@ -101,6 +101,7 @@ class TrainerConfig(Budget):
 
     max_epochs: PositiveInt
     max_steps: PositiveInt | None
+    validate_every: PositiveInt | None
     sampler: Literal["shuffle", "balanced"]
     checkpoint: Literal["best", "none"]
     selection: Selection
@@ -118,6 +119,10 @@ class StudyConfig(Section):
     """What names a sweep and decides its verdicts."""
 
     name: str | None
+    arm: str | None
+    arms: dict[str, tuple[str, ...]]
+    axes: dict[str, tuple[Any, ...]]
+    seeds: PositiveInt | tuple[NonNegativeInt, ...]
     rope: NonNegativeFloat
 
 

@@ -86,13 +86,21 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
 
 
 class Recorder(Callback):
-    """Sends the metrics of each epoch to the run and to the screen."""
+    """Sends the metrics of each validated epoch to the run and to the screen."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.validated = False
+
+    def on_validation_end(self, *_: Any) -> None:
+        """See Lightning's hook of this name."""
+        self.validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See Lightning's hook of this name."""
+        if not self.validated:
+            return  # a tiny training set has more epochs than validations
+        self.validated = False
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values["train/lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
         self.run.metrics(values, step=trainer.current_epoch)
@@ -131,6 +139,9 @@ def _trainer(trial: Trial, settings: machine.Machine, callbacks: list[Callback])
         precision=machine.lightning_precision(settings.precision.value),
         max_epochs=config.max_epochs,
         max_steps=config.max_steps or -1,
+        # in steps, Lightning counts on from epoch to epoch only when epochs are switched off
+        val_check_interval=config.validate_every,
+        check_val_every_n_epoch=None if config.validate_every else 1,
         gradient_clip_val=config.gradient_clip,
         callbacks=callbacks,
         logger=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from medtransfer.backbones.base import Backbone
+from medtransfer.backbones.encoder import ConvEncoder
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.config import build
 from medtransfer.errors import ConfigError
@@ -53,10 +55,14 @@ def native_size(name: str) -> int:
     return max(min(native, 224), least)
 
 
-def keeps_the_contract(name: str) -> None:
+def timm_keeps_the_contract(name: str) -> None:
     size = native_size(name)
+    keeps_the_contract(lambda: TimmBackbone(name, 3, size), size)
+
+
+def keeps_the_contract(make: Callable[[], Backbone], size: int) -> None:
     torch.manual_seed(0)
-    backbone = TimmBackbone(name, 3, size).eval()
+    backbone = make().eval()
     images = torch.rand(2, 3, size, size)
     untouched = images.clone()
     with torch.no_grad():
@@ -82,7 +88,7 @@ def keeps_the_contract(name: str) -> None:
     assert sorted(grouped) == sorted(parameter for parameter, _ in backbone.named_parameters())
 
     torch.manual_seed(1)
-    twin = TimmBackbone(name, 3, size).eval()
+    twin = make().eval()
     twin.load_state_dict(backbone.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(twin.embed(images), embedding, **close)
@@ -90,13 +96,13 @@ def keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", QUICK.split())
 def test_a_small_model_of_each_family_keeps_the_contract(name):
-    keeps_the_contract(name)
+    timm_keeps_the_contract(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW.split())
 def test_a_larger_model_of_each_other_family_keeps_the_contract(name):
-    keeps_the_contract(name)
+    timm_keeps_the_contract(name)
 
 
 @pytest.mark.parametrize(("name", "lack"), REFUSED.items())
@@ -162,3 +168,105 @@ def test_every_choice_builds(choice, component):
     backbone = build(node, Backbone, image_size=64).eval()
     assert backbone.name == node.get("name", choice)
     assert backbone.embed(torch.rand(1, 3, 64, 64)).shape == (1, backbone.embedding_size)
+
+
+ENCODERS = ("conv_encoder", "sigmoid_encoder", "dense_encoder")
+
+
+@pytest.fixture
+def make_encoder(component):
+    """Return a function that builds an encoder as its YAML has it, with some keys changed."""
+
+    def make(choice, image_size=64, channels=3, **changed):
+        node = component("backbone", choice, channels=channels, **changed)
+        return build(node, Backbone, image_size=image_size)
+
+    return make
+
+
+@pytest.mark.parametrize("size", [32, 64, 100])
+@pytest.mark.parametrize("choice", ENCODERS)
+def test_an_encoder_keeps_the_contract(choice, size, make_encoder):
+    keeps_the_contract(lambda: make_encoder(choice, size), size)
+
+
+@pytest.mark.parametrize("choice", ["conv_encoder", "sigmoid_encoder"])
+def test_each_layer_of_a_convolutional_encoder_is_a_level(choice, make_encoder):
+    backbone = make_encoder(choice, widths=[4, 6, 8])
+    assert backbone.channels == (4, 6, 8)
+    assert backbone.strides == (2, 4, 8)
+    assert backbone.embedding_size == 8
+    embedding, levels = backbone.features(torch.rand(3, 3, 64, 64))
+    torch.testing.assert_close(embedding, levels[-1].mean((2, 3)))
+
+
+def test_the_dense_encoder_has_no_pyramid(make_encoder):
+    backbone = make_encoder("dense_encoder")
+    assert (backbone.channels, backbone.strides) == ((), ())
+    images = torch.rand(2, 3, 64, 64)
+    assert backbone.pyramid(images) == []
+    halved = torch.nn.functional.avg_pool2d(images, 2)
+    torch.testing.assert_close(backbone.embed(images), backbone.embed(halved))
+    small = make_encoder("dense_encoder", image_size=16)
+    assert small.layers[0].sums.weight.shape[2:] == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("choice", "keys", "said"),
+    [
+        ("conv_encoder", {"kernel": 4}, "kernel=4 is even"),
+        ("conv_encoder", {"widths": [2] * 6}, "6 layers that halve images of 32 px leave nothing"),
+        ("conv_encoder", {"widths": []}, "0 layers"),
+        ("conv_encoder", {"widths": [0]}, "widths"),
+        ("conv_encoder", {"units": "tanh"}, "units"),
+        ("dense_encoder", {"widths": []}, "widths"),
+        ("dense_encoder", {"size": 0}, "size"),
+    ],
+    ids=str,
+)
+def test_an_encoder_that_cannot_be_is_refused(choice, keys, said, make_encoder):
+    with pytest.raises(ConfigError, match=said):
+        make_encoder(choice, 32, **keys)
+
+
+CHAINS = [*ENCODERS, "resnet10t", "resnet18", "test_resnet"]
+
+
+@pytest.mark.parametrize("choice", CHAINS)
+def test_the_stages_of_a_chain_give_its_levels_one_after_the_other(choice, make_encoder):
+    torch.manual_seed(0)
+    known = choice in CHOICES
+    backbone = make_encoder(choice) if known else TimmBackbone(choice, 3, 64)
+    backbone.eval()
+    images = torch.rand(2, 3, 64, 64)
+    found = [backbone.normalised(images)]
+    for stage in backbone.stages():
+        found.append(stage(found[-1]))
+    expected = backbone.pyramid(images)
+    if backbone.channels:
+        torch.testing.assert_close(found[1:], expected)
+    torch.testing.assert_close(found[-1].mean((2, 3)), backbone.embed(images))
+    staged = {p for stage in backbone.stages() for p in stage.parameters()}
+    assert staged == set(backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_what_is_no_chain_has_no_stages(name):
+    assert TimmBackbone(name, 3, 64).stages() == ()
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_says_how_it_is_chosen(choice, component, compose):
+    node = component("backbone", choice, channels=3)
+    if choice == "timm":
+        node["name"] = "test_resnet"
+    backbone = build(node, Backbone, image_size=64)
+    composed = compose(*backbone.chosen_by.split()).plain()["backbone"]
+    again = build(composed, Backbone, image_size=64)
+    assert again.name == backbone.name
+    assert again.state_dict().keys() == backbone.state_dict().keys()
+
+
+def test_units_give_a_convolutional_encoder_its_name(make_encoder):
+    assert make_encoder("conv_encoder", units="sigmoid").name == "sigmoid_encoder"
+    assert isinstance(make_encoder("sigmoid_encoder", units="relu"), ConvEncoder)

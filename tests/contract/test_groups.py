@@ -29,12 +29,13 @@ GROUPS = {
     "strategy": (Strategy, []),
     "task": (Task, ["parts"]),
     "transform": (Transform, []),
-    "weights": (Weights, []),
+    "weights": (Weights, ["near"]),
 }
 NEEDS = {
     "backbone=timm": ["backbone.name=test_resnet"],
     "dataset=image_folder": ["dataset.root=images"],
 }
+MADE = {"synthetic", "sae", "rbm", "simclr", "supervised"}  # by a source of the same name
 # What scripts and checks outside of the project rely on, as far as it exists today.
 PINNED = {
     "backbone": ["channels"],
@@ -118,6 +119,26 @@ def test_every_choice_has_the_keys_that_others_rely_on(composed, group, choice):
         for part in key.split("."):
             assert part in inner, f"{group}={choice} lacks {key}"
             inner = inner[part]
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "source"])
+def test_every_source_composes_with_a_dataset_too(choice):
+    needs = NEEDS.get(f"source={choice}", [])
+    with App.open("pretrain", None) as app:
+        composed = app.compose([f"source={choice}", "dataset=phantom", *needs])
+    config = composed.typed(PretrainConfig)
+    assert config.dataset is not None
+    assert composed.choices["dataset"] == "phantom"
+
+
+@pytest.mark.parametrize("choice", sorted(MADE))
+def test_weights_that_are_made_name_what_makes_them(composed, choice):
+    node = composed("weights", choice).plain()["weights"]
+    assert node["source"] == choice
+    # what learns from images without labels learns from the dataset that it is to serve
+    assert node["own_data"] is (choice in {"sae", "rbm", "simclr"})
+    with App.open("pretrain", None) as app:
+        assert choice in choices(app)["source"]
 
 
 @pytest.mark.parametrize("name", ["train", "pretrain"])

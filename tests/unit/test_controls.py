@@ -9,6 +9,8 @@ from medtransfer.backbones.stats_transfer import StatsTransfer
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.errors import WeightsError
 
+SEEN = {"groups": ["a"], "images": ["b"]}
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -19,15 +21,16 @@ def source(tmp_path):
     for name, buffer in backbone.named_buffers():
         if "running" in name:
             buffer.fill_(5)
-    weights.save(backbone, tmp_path / "w.safetensors", source="here", licence="CC0")
+    weights.save(backbone, tmp_path / "w.safetensors", source="here", licence="CC0", seen=SEEN)
     return backbone
 
 
 def transferred(tmp_path, seed=0):
     torch.manual_seed(seed)
     target = TimmBackbone("test_resnet", 3, 32)
-    of = StatsTransfer(path=tmp_path / "w.safetensors", tag=None, sha256=None, folder=tmp_path)
-    return target, of.load(target)
+    path = tmp_path / "w.safetensors"
+    options = {"tag": None, "sha256": None, "source": None, "own_data": False}
+    return target, StatsTransfer(path=path, folder=tmp_path, **options).load(target)
 
 
 def test_the_scale_is_transferred_and_the_values_are_not(source, tmp_path):
@@ -47,6 +50,7 @@ def test_the_scale_is_transferred_and_the_values_are_not(source, tmp_path):
     assert not known.statistics
     assert known.source == "random values at the scale of here"
     assert known.licence == "CC0"
+    assert known.seen == SEEN  # the scale was learnt from them
     assert known.sha256 == weights.hash_tensors(target.state_dict())
 
 

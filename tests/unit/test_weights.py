@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from medtransfer.backbones import weights
 from medtransfer.backbones.base import Normalisation
+from medtransfer.backbones.files import File
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.errors import WeightsError
 
@@ -27,7 +28,7 @@ def make_backbone(name: str = NAME, channels: int = 3, seed: int = 0) -> TimmBac
 
 
 def file(path: Path | None, folder: Path = Path("nowhere"), sha256: str | None = None):
-    return weights.File(path=path, tag=None, sha256=sha256, folder=folder)
+    return File(path=path, tag=None, sha256=sha256, folder=folder, source=None, own_data=False)
 
 
 def prefixed(prefix: str, state):
@@ -92,6 +93,7 @@ def test_a_saved_file_brings_back_values_normalisation_and_provenance(tmp_path, 
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half-written
 
 
+SIZES = {"test_vit": {"dynamic_img_size": True}}
 WRAPPINGS = {
     "plain": lambda s: s,
     "DataParallel": lambda s: prefixed("module.", s),
@@ -100,14 +102,17 @@ WRAPPINGS = {
 }
 
 
+@pytest.mark.parametrize("name", [NAME, "test_convnext", "test_vit"])
 @pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
-def test_checkpoints_of_other_programs_load_without_their_classifier(wrap, tmp_path, target):
-    other = timm.create_model(NAME, num_classes=10)
+def test_checkpoints_of_other_programs_load_without_their_classifier(wrap, name, tmp_path):
+    target = make_backbone(name, seed=2)
+    other = timm.create_model(name, num_classes=10, **SIZES.get(name, {}))
     path = tmp_path / "other.pth"
     torch.save(wrap(other.state_dict()), path)
     known = file(path).load(target)
-    assert "fc.weight" in other.state_dict()
-    expected = {k: v for k, v in other.state_dict().items() if not k.startswith("fc.")}
+    classifier = other.pretrained_cfg["classifier"]
+    assert f"{classifier}.weight" in other.state_dict()
+    expected = {k: v for k, v in other.state_dict().items() if not k.startswith(classifier)}
     assert equal(expected, target.model.state_dict())
     assert target.get_buffer("mean").flatten().tolist() == [0.5] * 3  # as it was
     assert (known.source, known.trained_on) == ("other.pth", "unknown")
@@ -209,11 +214,30 @@ def test_weights_of_another_architecture_are_refused_with_a_count(tmp_path, targ
     assert "are missing (first 'model.bn1.bias')" in message
 
 
-def test_weights_for_other_channels_are_refused_with_both_shapes(tmp_path, target):
+@pytest.mark.parametrize("shape", [(16, 3, 5, 5), (8, 3, 3, 3), (16, 2, 3, 3), (16,), ()], ids=str)
+def test_a_tensor_of_another_shape_is_refused_with_both_shapes(shape, tmp_path, source, target):
     path = tmp_path / "w.pth"
-    torch.save(make_backbone(channels=1).model.state_dict(), path)
-    shapes = "'model.conv1.0.weight' is (16, 1, 3, 3) and should be (16, 3, 3, 3)"
-    assert shapes in refused(path, target)
+    torch.save({**source.state_dict(), "model.conv1.0.weight": torch.ones(shape)}, path)
+    message = refused(path, target)
+    if shape[1:2] == (2,):
+        assert "was made for images of 2 channels, and the backbone takes 3" in message
+    else:
+        assert f"'model.conv1.0.weight' is {shape} and should be (16, 3, 3, 3)" in message
+
+
+def test_a_file_in_half_precision_loads_into_single_precision(tmp_path, source, target):
+    path = tmp_path / "w.safetensors"
+    weights.save(source, path, half=True)
+    stored, _ = weights.read_tensors(path)
+    halved = {key for key, value in stored.items() if value.dtype == torch.float16}
+    assert halved == {k for k, v in source.state_dict().items() if v.is_floating_point()}
+    known = file(path).load(target)
+    for key, value in target.state_dict().items():
+        original = source.state_dict()[key]
+        assert value.dtype == original.dtype
+        expected = original.half().float() if key in halved else original
+        assert torch.equal(value, expected)
+    assert known.sha256 == weights.hash_tensors(target.state_dict())
 
 
 @pytest.mark.parametrize("header", ["{not json", "[1, 2]", '"text"', "null"])

@@ -77,6 +77,15 @@ def test_weights_come_from_the_hubs_local_cache(channels, tag, hub):
     assert known.sha256 == weights.hash_tensors(target.state_dict())
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_what_comes_before_the_first_kernel_is_no_kernel(name, hub):
+    cached = fill(hub, f"{name}.r160_in1k")
+    target = TimmBackbone(name, 3, 160)
+    from_hub().load(target)
+    for key, value in target.model.state_dict().items():
+        assert torch.equal(value, cached[key]), key
+
+
 def test_an_unknown_tag_names_those_that_exist(hub):
     target = TimmBackbone(NAME, 3, 32)
     with pytest.raises(WeightsError, match="no weights 'r160_in12k'") as error:

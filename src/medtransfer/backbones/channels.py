@@ -18,7 +18,8 @@ def adapt_channels(
     """Return tensors whose first layer takes `wanted` channels instead of `made_for`.
 
     To one channel the kernels are summed, as a grey image in every channel would have met them; to
-    more, they are repeated in turn and scaled, so that equal channels give the same response.
+    more, they are repeated in turn and scaled, so that equal channels give the same response (from
+    three to a number that is no multiple of it: nearly the same, as timm does it).
 
     Args:
         state: Tensors, `made_for` channels in the second dimension of the first layer's kernel
@@ -42,8 +43,8 @@ def adapt_channels(
     turns = torch.arange(wanted) % made_for
     adapted = {}
     for name, value in state.items():
-        like = own.get(name)
-        if like is None or like.shape != (*value.shape[:1], wanted, *value.shape[2:]):
+        shape = (*value.shape[:1], wanted, *value.shape[2:])
+        if value.ndim < 2 or value.shape[1] != made_for or own[name].shape != shape:
             adapted[name] = value
         elif name in {"mean", "std"}:
             adapted[name] = value.mean(1, keepdim=True) if wanted == 1 else value[:, turns]

@@ -65,11 +65,11 @@ class File(Weights):
         )
 
     def _find(self, backbone: Backbone) -> Path:
-        found = list(self._candidates(backbone.name))
-        if self.source is not None:
+        if self.source is not None and not self.own_data:
             shipped = [path for path, _ in _headers(SHIPPED, backbone.name, self.source)]
             if shipped:
-                return shipped[0]
+                return min(shipped)
+        found = self._candidates(backbone.name)
         if found:
             return found[-1]
         what = f"weights of source '{self.source}'" if self.source else "pre-trained weights"
@@ -82,10 +82,10 @@ class File(Weights):
         )
 
     def _candidates(self, backbone: str) -> list[Path]:
-        """Return what serves, the best last: of the trial's own split, then the newest."""
+        """Return what serves, the best last: for own data of the same split, then the newest."""
         data, split = self.near
         ranked = [
-            (known.get("split_hash") == split, path.stat().st_mtime_ns, path)
+            (self.own_data and known.get("split_hash") == split, path.stat().st_mtime_ns, path)
             for path, known in _headers(self.folder, backbone, self.source)
             if not self.own_data or known.get("data_hash") == data
         ]

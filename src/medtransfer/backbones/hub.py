@@ -74,7 +74,7 @@ class Hub(Weights):
             ) from None
         config = model.pretrained_cfg
         state = {f"model.{key}": value for key, value in model.state_dict().items()}
-        keys = fit(backbone, state, source=name)
+        keys = fit(backbone, state, source=name, channels=backbone.channels_in)
         backbone.normalise_by(Normalisation(tuple(config["mean"]), tuple(config["std"])))
         return Provenance(
             source=config.get("hf_hub_id") or config.get("url") or name,

@@ -219,11 +219,17 @@ def hash_file(path: Path) -> str:
 
 
 def _channels_of(backbone: Backbone, values: Mapping[str, Tensor]) -> int:
-    """Return for how many channels the first kernel was made."""
-    stem = next(iter(backbone.layer_groups()))
-    kernels = (name for name in stem if backbone.get_parameter(name).ndim > 2)
-    first = next((name for name in kernels if name in values), None)
-    return backbone.channels_in if first is None else values[first].shape[1]
+    """Return for how many channels the first convolution was made."""
+    for name, module in backbone.named_modules():
+        kernel = values.get(f"{name}.weight")
+        if (
+            isinstance(module, nn.Conv2d)
+            and module.in_channels == backbone.channels_in
+            and kernel is not None
+            and kernel.ndim == 4
+        ):
+            return kernel.shape[1]
+    return backbone.channels_in
 
 
 def _named_like(own: Mapping[str, Tensor], candidate: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def _caught(values: DictConfig) -> Path | str:
 def _pretrain(values: DictConfig) -> tuple[Path, bool]:
     composed = Composed.of_job(values)
     config = composed.typed(PretrainConfig)
-    from medtransfer.pretrain.fit import fit, prepare
+    from medtransfer.pretrain.fit import fit, prepare, progress
 
     prepared = prepare(config)
     choices = composed.choices
@@ -67,6 +67,7 @@ def _pretrain(values: DictConfig) -> tuple[Path, bool]:
     if path.is_file():
         path.touch()  # what is asked for last is what `weights=file` takes by default
         return path, False
+    begin = progress(path)
 
     tags = {
         "phase": "pretrain",
@@ -82,7 +83,7 @@ def _pretrain(values: DictConfig) -> tuple[Path, bool]:
     ):
         log_config(run, composed)
         reporter.start(label)
-        known = fit(prepared, run, path, source=choices["source"])
+        known = fit(prepared, run, path, begin=begin, source=choices["source"])
         run.json(known, "weights.json")
         run.params({"weights_file": str(path)})
         reporter.finish("finished")

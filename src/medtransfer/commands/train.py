@@ -172,10 +172,11 @@ def _tags(
     """Return the tags that place a trial: its arm, its cell, its choices."""
     choices = composed.choices
     overrides = dict(o.partition("=")[::2] for o in composed.overrides)
-    arm = f"{choices['strategy']}/{choices['weights']}"
+    arm = config.study.arm or f"{choices['strategy']}/{choices['weights']}"
+    told = {o.partition("=")[0] for o in config.study.arms.get(arm, ())}
     axes = []
     for key in swept:
-        if key in {"seed", "strategy", "weights"}:
+        if key in {"seed", "strategy", "weights", "study.arm"} | told:
             continue
         value = f"{key}={overrides.get(key, choices.get(key))}"
         if key.partition(".")[0] in DATA_KEYS:

@@ -22,6 +22,7 @@ from medtransfer.console import Reporter
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data
 from medtransfer.data.seen import Seen
+from medtransfer.errors import WeightsError
 from medtransfer.pretrain.base import Batches, Learner, Material, Pretraining, Source
 from medtransfer.pretrain.images import Images
 from medtransfer.quiet import quiet_libraries
@@ -86,20 +87,22 @@ def prepare(config: PretrainConfig) -> Prepared:
         trusted=config.trusted_modules,
     )
     seed_part(config.seed, "head")
+    learner = source.learner(backbone, material)
     values = config.model_dump(mode="json", include=set(RECIPE))
     values["trainer"] = {k: v for k, v in values["trainer"].items() if k not in NOT_RECIPE}
-    content = [near, images.data.spec.train_counts if images else None, start.sha256]
+    counts = images.data.spec.train_counts if images else None
+    content = [near, counts, material.image_size, start.sha256]
     text = json.dumps([values, content], sort_keys=True, default=str)
     provenance = {
         **known,
-        "images": config.trainer.max_steps * config.trainer.batch_size,
+        "images": config.trainer.max_steps * config.trainer.batch_size * len(learner.stages),
         "started_from": start.source,
         "seen": _merged(known.get("seen", {}), start.seen),
     }
     return Prepared(
         config=config,
         material=material,
-        learner=source.learner(backbone, material),
+        learner=learner,
         schedule=make(config.scheduler, Scheduler),
         make_optimizer=optimizer_factory(config.optimizer, config.trusted_modules),
         provenance=provenance,
@@ -107,7 +110,33 @@ def prepare(config: PretrainConfig) -> Prepared:
     )
 
 
-def fit(prepared: Prepared, run: Run, path: Path, **known: str) -> dict[str, Any]:
+def progress(path: Path) -> tuple[int, int]:
+    """Return the stage and the step at which a file's pre-training goes on; zeros from the start.
+
+    Args:
+        path: Where the weights go; the checkpoint lies beside it.
+
+    Raises:
+        WeightsError: If the checkpoint is damaged.
+    """
+    kept = _kept(path)
+    if not kept.is_file():
+        return 0, 0
+    try:
+        content = torch.load(kept, map_location="cpu", weights_only=True)
+        return int(content["stage"]), int(content["global_step"])
+    except Exception as error:  # the unpickler stumbles over damaged files in many ways
+        lines = str(error).splitlines()
+        raise WeightsError(
+            f"checkpoint '{kept}' of an interrupted pre-training is damaged:"
+            f" {lines[0] if lines else type(error).__name__}",
+            remedy="delete it: the pre-training then starts anew",
+        ) from None
+
+
+def fit(
+    prepared: Prepared, run: Run, path: Path, *, begin: tuple[int, int] = (0, 0), **known: str
+) -> dict[str, Any]:
     """Train stage after stage, and write the backbone to one file.
 
     A checkpoint lies beside the file until it is there: what was interrupted goes on from it, to
@@ -117,6 +146,7 @@ def fit(prepared: Prepared, run: Run, path: Path, **known: str) -> dict[str, Any
         prepared: What `prepare` built.
         run: The open MLflow run; each of several stages has a run of its own below it.
         path: Where the weights go.
+        begin: The stage and the step to go on from, as `progress` tells them.
         **known: What else to write into the header of the file.
 
     Returns:
@@ -125,9 +155,9 @@ def fit(prepared: Prepared, run: Run, path: Path, **known: str) -> dict[str, Any
     settings = machine.resolve(prepared.config.trainer)
     torch.set_num_threads(int(settings.threads.value))
     learner = prepared.learner.to(memory_format=torch.channels_last)
-    kept = path.with_suffix(".ckpt")
+    kept = _kept(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    at, done = _kept(kept)
+    at, done = begin
     started = time.perf_counter()
     for stage in range(at, len(learner.stages)):
         resumed = done if stage == at else 0
@@ -223,12 +253,9 @@ class Keeper(Callback):
             partial.replace(self.path)
 
 
-def _kept(path: Path) -> tuple[int, int]:
-    """Return the stage and the step of a checkpoint; zeros where there is none."""
-    if not path.is_file():
-        return 0, 0
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return int(content["stage"]), int(content["global_step"])
+def _kept(path: Path) -> Path:
+    """Return where the checkpoint of a file's pre-training lies."""
+    return path.with_suffix(".ckpt")
 
 
 def _merged(*seen: Seen) -> Seen:
