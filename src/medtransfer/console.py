@@ -35,14 +35,13 @@ class Reporter:
 
     Args:
         trials: How many trials there will be; 0 when nobody knows yet.
-        unit: What one trial counts as it goes, in the plural.
     """
 
     active: Reporter | None = None
 
-    def __init__(self, trials: int, unit: str = "epochs") -> None:
+    def __init__(self, trials: int) -> None:
         self.trials = trials
-        self.unit = unit
+        self.unit = ""
         self.done = 0
         self.started = time.monotonic()
         self.line_at = 0.0
@@ -80,8 +79,9 @@ class Reporter:
             self.bars.stop()
         Reporter.active = None
 
-    def start(self, label: str, number: int = 1) -> None:
-        """Say that a trial starts, and the how-manieth it is."""
+    def start(self, label: str, number: int = 1, unit: str = "epochs") -> None:
+        """Say that a trial starts, the how-manieth it is, and what it counts as it goes."""
+        self.unit = unit
         of = f"/{self.trials}" if self.trials else ""
         self.label = label if self.trials == 1 else f"[{number}{of}] {label}"
         self.line_at = time.monotonic()

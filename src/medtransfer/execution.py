@@ -107,11 +107,11 @@ class Recorder(Callback):
         if Reporter.active is not None:
             assert isinstance(pl_module, Task)
             shown = ("train/loss", metric_name("val", pl_module.headline))
-            Reporter.active.advance(
-                trainer.current_epoch + 1,
-                trainer.max_epochs or 0,
-                {name: values[name] for name in shown if name in values},
-            )
+            done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
+            if trainer.max_steps > 0:
+                done, total = trainer.global_step, trainer.max_steps
+            noted = {name: values[name] for name in shown if name in values}
+            Reporter.active.advance(done, total, noted)
 
 
 class LastStep(Callback):

@@ -27,12 +27,18 @@ def jobs(
     found = []
     for values in product(*axes.values()):
         for arm, overrides in study["arms"].items():
-            job = {"study.arm": arm}
+            job = {"study.arm": _quoted(arm)}
             job |= dict(_split(overrides))
             job |= dict(zip(axes, values, strict=True))
             job |= fixed
             found.append(tuple(f"{key}={value}" for key, value in job.items()))
     return tuple(found)
+
+
+def _quoted(text: str) -> str:
+    """Return a text as Hydra's grammar takes any: names of arms are prose."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _split(overrides: Iterable[str]) -> Iterable[tuple[str, str]]:

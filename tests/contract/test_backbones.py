@@ -184,7 +184,7 @@ def make_encoder(component):
     return make
 
 
-@pytest.mark.parametrize("size", [32, 64, 100])
+@pytest.mark.parametrize("size", [32, 64, 96])
 @pytest.mark.parametrize("choice", ENCODERS)
 def test_an_encoder_keeps_the_contract(choice, size, make_encoder):
     keeps_the_contract(lambda: make_encoder(choice, size), size)

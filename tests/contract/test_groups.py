@@ -136,7 +136,8 @@ def test_weights_that_are_made_name_what_makes_them(composed, choice):
     node = composed("weights", choice).plain()["weights"]
     assert node["source"] == choice
     # what learns from images without labels learns from the dataset that it is to serve
-    assert node["own_data"] is (choice in {"sae", "rbm", "simclr"})
+    own = {"sae": "own", "rbm": "own", "simclr": "own", "supervised": "other"}
+    assert node["made_on"] == own.get(choice, "any")
     with App.open("pretrain", None) as app:
         assert choice in choices(app)["source"]
 

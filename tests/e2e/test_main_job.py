@@ -159,6 +159,33 @@ def test_other_choices_run(cli, tiny, home, list_runs, choices):
     assert len(kept) == (0 if "trainer.checkpoint=none" in choices else 1)
 
 
+@pytest.mark.parametrize("strategy", ["feature_extraction", "fine_tuning"])
+@pytest.mark.parametrize("backbone", ["conv_encoder", "sigmoid_encoder", "dense_encoder"])
+def test_encoders_are_trained_on_like_any_backbone(cli, tiny, list_runs, backbone, strategy):
+    data = [choice for choice in tiny if not choice.startswith("backbone")]
+    chosen = (f"backbone={backbone}", "backbone.widths=[8,6]", f"strategy={strategy}")
+    result = cli("train", *data, *QUICK, *chosen, "trainer.max_epochs=1", "dataset.channels=1")
+    assert result.code == 0, result.err
+    (run,) = list_runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["medtransfer.backbone"] == backbone
+    assert "test/auroc" in run.data.metrics
+    head = 6 * 3 + 3
+    trained = run.data.metrics["cost/trainable_parameters"]
+    assert (trained == head) is (strategy == "feature_extraction")
+
+
+def test_weights_for_colour_serve_grey_images(cli, tiny, client, list_runs):
+    assert cli(*PRETRAIN)[0] == 0
+    grey = ("weights=synthetic", "dataset.channels=1", "trainer.max_epochs=1")
+    code, _, err = cli("train", *tiny, *QUICK, *grey)
+    assert code == 0, err
+    (run,) = [run for run in list_runs() if run.data.tags["medtransfer.phase"] != "pretrain"]
+    known = json.loads(artifact(client, run, "weights.json").read_text())
+    assert known["source"] == "synthetic"
+    assert known["detail"]["keys"]["channels"] == "3 to 1"
+
+
 def test_pretraining_is_done_once_and_says_where_it_comes_from(cli, client, home, list_runs):
     code, out, _ = cli(*PRETRAIN)
     assert code == 0

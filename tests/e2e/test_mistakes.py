@@ -88,6 +88,9 @@ def ground(tmp_path, image_tree, monkeypatch):
     def no_weights():
         return ["weights=file"]
 
+    def no_own_weights():
+        return ["weights=sae"]
+
     def unwritable_store():
         (tmp_path / "file").write_text("")
         return [f"tracking.uri=sqlite:///{tmp_path}/file/mlflow.db"]
@@ -120,6 +123,10 @@ MISTAKES = {
     "two_splits": ["'patient00008_view0'", "train and val", "split.json"],
     "hub": ["'test_resnet", "HF_HUB_OFFLINE", "HF_HOME", "medtransfer pretrain"],
     "misfit": ["w.safetensors' does not fit backbone 'test_resnet'", "missing", "remedy"],
+    "no_own_weights": [
+        *("no weights of source 'sae'", "'test_resnet' made on this dataset"),
+        "medtransfer pretrain source=sae backbone=timm backbone.name=test_resnet dataset=DATASET",
+    ],
     "no_weights": ["no pre-trained weights for backbone 'test_resnet'", "medtransfer pretrain"],
     "unwritable_store": ["file/mlflow.db", "tracking.uri"],
     "unwritable_cache": ["file/cache", "paths.cache"],

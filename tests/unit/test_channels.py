@@ -66,7 +66,7 @@ def write(request, tmp_path):
 
 def load(path, backbone):
     known = File(
-        path=path, tag=None, sha256=None, folder=path.parent, source=None, own_data=False
+        path=path, tag=None, sha256=None, folder=path.parent, source=None, made_on="any"
     ).load(backbone)
     return known.detail["keys"].get("channels")
 

@@ -40,8 +40,8 @@ def test_a_single_trial_is_told_in_lines_where_there_is_no_terminal(screen, cloc
 
 def test_a_line_about_the_epochs_comes_now_and_then(screen, clock):
     text = screen(terminal=False)
-    with Reporter(1, unit="steps") as reporter:
-        reporter.start("x")
+    with Reporter(1) as reporter:
+        reporter.start("x", unit="steps")
         for second in range(1, 26):
             clock(second)
             reporter.advance(second, 30, {"val/auroc": 0.5})

@@ -29,7 +29,7 @@ def transferred(tmp_path, seed=0):
     torch.manual_seed(seed)
     target = TimmBackbone("test_resnet", 3, 32)
     path = tmp_path / "w.safetensors"
-    options = {"tag": None, "sha256": None, "source": None, "own_data": False}
+    options = {"tag": None, "sha256": None, "source": None, "made_on": "any"}
     return target, StatsTransfer(path=path, folder=tmp_path, **options).load(target)
 
 

@@ -238,3 +238,18 @@ def test_a_letterbox_of_the_right_size_changes_no_pixel():
     assert np.array_equal(letterbox(image, 16, 3), image.transpose(2, 0, 1))
     grey = image[..., 0]
     assert np.array_equal(letterbox(grey, 16, 3), np.stack([grey] * 3))
+
+
+def test_contents_are_those_of_the_pixels_whatever_their_size_and_name(toy, tmp_path):
+    decoded = decode(toy, tmp_path)
+    assert set(decoded.contents) == {record.sample_id for record, _ in toy.samples}
+    assert len(set(decoded.contents.values())) == len(toy.samples)
+    other = replace(toy, image_size=8, samples=(*toy.samples[:-1], (toy.samples[-1][0], None)))
+    other = replace(other, on_error="skip")
+    renamed = replace(
+        toy,
+        samples=tuple((replace(r, sample_id=f"{r.sample_id}x"), image) for r, image in toy.samples),
+    )
+    some = decode(other, tmp_path).contents
+    assert some == {k: v for k, v in decoded.contents.items() if k != toy.samples[-1][0].sample_id}
+    assert decode(renamed, tmp_path).contents == {f"{k}x": v for k, v in decoded.contents.items()}

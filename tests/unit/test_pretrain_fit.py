@@ -19,7 +19,8 @@ from medtransfer.backbones import weights
 from medtransfer.config import PretrainConfig
 from medtransfer.errors import ConfigError, WeightsError
 from medtransfer.pretrain import fit as loop
-from medtransfer.pretrain.base import Learner, Material, Source
+from medtransfer.pretrain.base import DatasetSource, Learner, Material, Source
+from medtransfer.pretrain.images import Images
 from medtransfer.tracking.runs import Interrupted, open_run
 from medtransfer.tracking.store import open_store
 
@@ -80,6 +81,13 @@ class Toy(Source):
 
     def material(self, images):
         return images or Noise()
+
+    def learner(self, backbone, material):  # noqa: ARG002
+        return TwoStages(backbone)
+
+
+class OnData(DatasetSource):
+    """Learns from a dataset alone."""
 
     def learner(self, backbone, material):  # noqa: ARG002
         return TwoStages(backbone)
@@ -365,6 +373,16 @@ def test_a_recipe_is_what_decides_the_weights(prepare, tmp_path):
     assert len(set(recipes)) == len(recipes)
 
 
+def test_a_source_that_learns_from_a_dataset_needs_one(prepare):
+    target = f"source._target_={__name__}.OnData"
+    with pytest.raises(
+        ConfigError, match="OnData learns from a dataset, and none is chosen"
+    ) as error:
+        prepare(target)
+    assert "dataset=NAME" in error.value.remedy
+    assert isinstance(prepare(target, *DATA).material, Images)
+
+
 def test_a_source_of_its_own_images_takes_no_dataset(compose):
     config = compose("source=synthetic", *DATA, name="pretrain").typed(PretrainConfig)
     with pytest.raises(ConfigError, match="takes no dataset"):
@@ -497,4 +515,4 @@ def test_weights_of_the_own_dataset_are_found_and_may_not_be_tested_on_what_they
     assert unknown.code == 2
     assert "of source 'toy' for backbone 'test_resnet' made on this dataset" in unknown.err
     # other patients, though their names are the same
-    assert cli(*train, *other, "weights.own_data=false").code == 0
+    assert cli(*train, *other, "weights.made_on=any").code == 0

@@ -42,14 +42,14 @@ def shelf(tmp_path, monkeypatch, backbone):
 def take(tmp_path, backbone):
     """Return a function that tells which file is taken."""
 
-    def load(source, *, own_data=False, cls=File, into=backbone):
+    def load(source, *, made_on="any", cls=File, into=backbone):
         file = cls(
             path=None,
             tag=None,
             sha256=None,
             folder=tmp_path / "made",
             source=source,
-            own_data=own_data,
+            made_on=made_on,
             near=(DATA, SPLIT),
         )
         return file.load(into).detail["label"]
@@ -80,7 +80,7 @@ def test_what_ships_was_not_made_on_the_own_dataset(shelf, take):
     shelf("shipped", source="sae", folder="shipped")
     shelf("made", source="sae", data_hash=DATA)
     assert take("sae") == "shipped"
-    assert take("sae", own_data=True) == "made"
+    assert take("sae", made_on="own") == "made"
 
 
 def test_only_what_the_source_made_is_taken_the_newest_first(shelf, take):
@@ -96,31 +96,41 @@ def test_of_the_own_dataset_the_same_split_is_preferred_to_a_newer_file(shelf, t
     shelf("other split", "sae", data_hash=DATA, split_hash="x")
     shelf("newest", "sae", data_hash="x", split_hash="x")
     shelf("no dataset", "sae")
-    assert take("sae", own_data=True) == "second"
+    assert take("sae", made_on="own") == "second"
     assert take("sae") == "no dataset"
-    assert take(None, own_data=True) == "second"
+    assert take(None, made_on="own") == "second"
 
 
 def test_another_split_of_the_own_dataset_will_do(shelf, take):
     shelf("other split", "sae", data_hash=DATA, split_hash="x")
     shelf("no dataset", "sae")
-    assert take("sae", own_data=True) == "other split"
+    assert take("sae", made_on="own") == "other split"
+
+
+def test_of_other_datasets_the_newest_is_taken_and_never_the_own(shelf, take):
+    shelf("first", "supervised", data_hash="x", split_hash=SPLIT)
+    shelf("second", "supervised", data_hash="y", split_hash="x")
+    shelf("own", "supervised", data_hash=DATA, split_hash="x")
+    assert take("supervised", made_on="other") == "second"
+    assert take("supervised") == "own"
+    assert take("supervised", made_on="own") == "own"
 
 
 REMEDIES = {
-    ("synthetic", False): "medtransfer pretrain source=synthetic {}, or",
-    ("sae", True): "medtransfer pretrain source=sae {} dataset=DATASET, or",
-    ("supervised", False): "medtransfer pretrain source=supervised {} dataset=DATASET, or",
-    (None, False): "medtransfer pretrain source=synthetic {}, or",
+    ("synthetic", "any"): "medtransfer pretrain source=synthetic {}, or",
+    ("sae", "own"): "medtransfer pretrain source=sae {} dataset=DATASET, or",
+    ("supervised", "other"): "medtransfer pretrain source=supervised {} dataset=DATASET, or",
+    (None, "any"): "medtransfer pretrain source=synthetic {}, or",
 }
 
 
-@pytest.mark.parametrize(("source", "own_data"), REMEDIES)
+@pytest.mark.parametrize(("source", "made_on"), REMEDIES)
 def test_where_there_is_none_the_remedy_is_the_command_that_makes_it(
-    shelf, take, backbone, source, own_data
+    shelf, take, backbone, source, made_on
 ):
     shelf("other", "rbm")  # of another source; or on another dataset, or none
-    shelf("own", "sae", data_hash="x")
+    shelf("elsewhere", "sae", data_hash="x")
+    shelf("own", "supervised", data_hash=DATA)
     encoder = ConvEncoder(
         channels=3, widths=[4], kernel=3, units="relu", norm="none", image_size=32
     )
@@ -132,11 +142,12 @@ def test_where_there_is_none_the_remedy_is_the_command_that_makes_it(
         if into is backbone and source is None:
             continue
         with pytest.raises(WeightsError, match=f"for backbone '{into.name}'") as error:
-            take(source, own_data=own_data, into=into)
-        assert error.value.remedy.startswith(REMEDIES[source, own_data].format(choice))
+            take(source, made_on=made_on, into=into)
+        assert error.value.remedy.startswith(REMEDIES[source, made_on].format(choice))
         assert "weights.path" in error.value.remedy
         assert "/made'" in str(error.value)
-        assert ("made on this dataset" in str(error.value)) is own_data
+        where = {"any": "", "own": " made on this dataset", "other": " made on another dataset"}
+        assert f"'{into.name}'{where[made_on]} in '" in str(error.value)
         assert source is None or f"of source '{source}'" in str(error.value)
 
 

@@ -28,7 +28,7 @@ def make_backbone(name: str = NAME, channels: int = 3, seed: int = 0) -> TimmBac
 
 
 def file(path: Path | None, folder: Path = Path("nowhere"), sha256: str | None = None):
-    return File(path=path, tag=None, sha256=sha256, folder=folder, source=None, own_data=False)
+    return File(path=path, tag=None, sha256=sha256, folder=folder, source=None, made_on="any")
 
 
 def prefixed(prefix: str, state):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -34,12 +34,13 @@ class File(Weights):
     Attributes:
         folder: Where `medtransfer pretrain` writes.
         source: Take only what this source of pre-training made; None takes any, but what ships.
-        own_data: Take only what was pre-trained on the training part of the trial's own dataset.
+        made_on: Take only what was pre-trained on the training part of the trial's `own` dataset,
+            only what was pre-trained on an `other` one, or `any`.
     """
 
     folder: Path
     source: str | None
-    own_data: bool
+    made_on: Literal["any", "own", "other"]
 
     def load(self, backbone: Backbone) -> Provenance:
         """See `Weights.load`."""
@@ -59,13 +60,13 @@ class File(Weights):
             trained_on=known.pop("trained_on", "unknown"),
             licence=known.pop("licence", "unknown"),
             sha256=hash_tensors(backbone.state_dict()),
-            statistics=True,
+            statistics=known.pop("statistics", True),
             seen=known.pop("seen", {}),
             detail={"file": str(path), "file_sha256": digest, "keys": keys, **known},
         )
 
     def _find(self, backbone: Backbone) -> Path:
-        if self.source is not None and not self.own_data:
+        if self.source is not None and self.made_on != "own":
             shipped = [path for path, _ in _headers(SHIPPED, backbone.name, self.source)]
             if shipped:
                 return min(shipped)
@@ -73,10 +74,11 @@ class File(Weights):
         if found:
             return found[-1]
         what = f"weights of source '{self.source}'" if self.source else "pre-trained weights"
-        made_on = " made on this dataset" if self.own_data else ""
+        where = {"any": "", "own": " made on this dataset", "other": " made on another dataset"}
         dataset = "" if self.source in {None, "synthetic"} else " dataset=DATASET"
         raise WeightsError(
-            f"there are no {what} for backbone '{backbone.name}'{made_on} in '{self.folder}'",
+            f"there are no {what} for backbone '{backbone.name}'{where[self.made_on]}"
+            f" in '{self.folder}'",
             remedy=f"medtransfer pretrain source={self.source or 'synthetic'} {backbone.chosen_by}"
             f"{dataset}, or give weights.path",
         )
@@ -84,10 +86,11 @@ class File(Weights):
     def _candidates(self, backbone: str) -> list[Path]:
         """Return what serves, the best last: for own data of the same split, then the newest."""
         data, split = self.near
+        own = self.made_on == "own"
         ranked = [
-            (self.own_data and known.get("split_hash") == split, path.stat().st_mtime_ns, path)
+            (own and known.get("split_hash") == split, path.stat().st_mtime_ns, path)
             for path, known in _headers(self.folder, backbone, self.source)
-            if not self.own_data or known.get("data_hash") == data
+            if self.made_on == "any" or (known.get("data_hash") == data) == own
         ]
         return [path for *_, path in sorted(ranked)]
 

@@ -78,11 +78,11 @@ def _pretrain(values: DictConfig) -> tuple[Path, bool]:
     }
     label = "pretrain " + "/".join(part for part in parts[:3] if part) + f" seed={config.seed}"
     with (
-        Reporter(1, unit="steps") as reporter,
+        Reporter(1) as reporter,
         open_run(open_configured(config), label, tags) as run,
     ):
         log_config(run, composed)
-        reporter.start(label)
+        reporter.start(label, unit="steps")
         known = fit(prepared, run, path, begin=begin, source=choices["source"])
         run.json(known, "weights.json")
         run.params({"weights_file": str(path)})

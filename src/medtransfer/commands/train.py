@@ -115,7 +115,7 @@ def _alone(values: DictConfig) -> _Done:
     label = _label(tags)
     with Reporter(1) as reporter, open_run(store, label, tags) as run:
         log_config(run, composed)
-        reporter.start(label)
+        reporter.start(label, unit=_unit(config))
         metrics = execute(trial, run)
         reporter.finish("finished")
     return _Done(label, run.run_id, metrics, store, config)
@@ -132,7 +132,7 @@ def _in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     tags = _tags(config, composed, sweep.study_id, sweep.swept)
     label = _label(tags)
     reporter = Reporter.active or Reporter(sweep.trials)
-    reporter.start(label, composed.number)
+    reporter.start(label, composed.number, _unit(config))
     run_id = ""
     try:
         with open_run(store, label, tags, parent=sweep.run_id) as run:
@@ -173,7 +173,7 @@ def _tags(
     choices = composed.choices
     overrides = dict(o.partition("=")[::2] for o in composed.overrides)
     arm = config.study.arm or f"{choices['strategy']}/{choices['weights']}"
-    told = {o.partition("=")[0] for o in config.study.arms.get(arm, ())}
+    told = {o.partition("=")[0] for overrides in config.study.arms.values() for o in overrides}
     axes = []
     for key in swept:
         if key in {"seed", "strategy", "weights", "study.arm"} | told:
@@ -202,11 +202,17 @@ def _label(tags: Mapping[str, Any]) -> str:
     return f"{tags['cell']} seed={tags['seed']}"
 
 
+def _unit(config: TrainConfig) -> str:
+    return "epochs" if config.trainer.max_steps is None else "steps"
+
+
 def log_config(run: Run, composed: Composed) -> None:
     """Log a configuration whole, as an artifact, and flattened, as parameters."""
     plain = composed.plain()
     run.text(redact(OmegaConf.to_yaml(OmegaConf.create(plain))), "config.yaml")
-    run.params(plain)
+    declared = {"arms", "axes"}  # of the whole study; their names need not be MLflow's
+    study = {k: v for k, v in plain.get("study", {}).items() if k not in declared}
+    run.params({**plain, **({"study": study} if study else {})})
 
 
 def open_configured(config: BaseConfig) -> Store:

@@ -188,7 +188,8 @@ class _Samples(TorchDataset[Batch]):
         if self.transform is not None and self.transform.random:
             # The same sample in the same epoch is augmented alike whoever loads it and when.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive(self.seed, epoch, index))
+                # torch.manual_seed seeds absent GPUs too, and notes a stack trace each time
+                torch.default_generator.manual_seed(derive(self.seed, epoch, index))
                 image = self.transform(image)
         return {
             "image": image,

@@ -132,7 +132,11 @@ class GeneratedSource(Source, Material):
 
     def describe(self) -> dict[str, Any]:
         """See `Material.describe`."""
-        return {"trained_on": self.trained_on, "licence": "Apache-2.0"}
+        return {
+            "trained_on": self.trained_on,
+            "licence": "Apache-2.0",
+            "statistics": False,  # those of generated images are not the target's
+        }
 
 
 class DatasetSource(Source):

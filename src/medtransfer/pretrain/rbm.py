@@ -47,24 +47,27 @@ class RBM(nn.Module):
     """Visible and logistic hidden units, with one weight between each pair that is connected.
 
     The energy of visible units v and hidden units h, with the sums W v of the layer, is
-    -a v - h (W v + c) for binary v, and |v - a|^2 / 2 - h (W v + c) for Gaussian v of unit
-    variance. Visible values are (N, C, side, side), hidden ones (N, width, places, places).
+    -a v - h (W v + c) for binary v, and |v - a|^2 / 2 s^2 - h (W v + c) for Gaussian v with the
+    standard deviation s given h. Visible values are (N, C, side, side), hidden ones
+    (N, width, places, places).
 
     Args:
         sums: The layer's sums: its weight is W, its bias c; it is shared and not copied.
         side: Height and width of the input.
         visible: What the visible units are: `gaussian` for standardised pixels, `bernoulli` for
             probabilities.
+        noise: s, of Gaussian visible units.
 
     Attributes:
         bias: a; one for each visible unit, or for each channel where the kernel moves.
         hidden_shape: Width, height and width of the hidden units.
     """
 
-    def __init__(self, sums: nn.Conv2d, side: int, visible: Visible) -> None:
+    def __init__(self, sums: nn.Conv2d, side: int, visible: Visible, *, noise: float = 1.0) -> None:
         super().__init__()
         self.sums = sums
         self.visible = visible
+        self.noise = noise
         (kernel, _), padding = sums.kernel_size, int(sums.padding[0])
         places = side + 2 * padding - kernel + 1
         self.hidden_shape = (sums.out_channels, places, places)
@@ -83,8 +86,9 @@ class RBM(nn.Module):
     def mean_visible(self, hidden: Tensor) -> Tensor:
         """Return each visible unit's mean: for binary units, its probability of being on."""
         received = conv_transpose2d(hidden, self.sums.weight, padding=self.sums.padding)  # type: ignore[arg-type]
-        mean = received + self.bias
-        return mean if self.visible == "gaussian" else mean.sigmoid()
+        if self.visible == "gaussian":
+            return self.bias + self.noise**2 * received
+        return (self.bias + received).sigmoid()
 
     def sample_hidden(self, visible: Tensor) -> Tensor:
         """Return hidden units drawn given the visible ones, zeros and ones."""
@@ -93,7 +97,9 @@ class RBM(nn.Module):
     def sample_visible(self, hidden: Tensor) -> Tensor:
         """Return visible units drawn given the hidden ones."""
         mean = self.mean_visible(hidden)
-        return mean + torch.randn_like(mean) if self.visible == "gaussian" else bernoulli(mean)
+        if self.visible == "gaussian":
+            return mean + self.noise * torch.randn_like(mean)
+        return bernoulli(mean)
 
     def gibbs(self, hidden: Tensor, steps: int) -> Tensor:
         """Return the visible units at the end of a chain that starts from hidden units.
@@ -118,7 +124,7 @@ class RBM(nn.Module):
             sums: `self.sums(visible)`, where it is known.
         """
         if self.visible == "gaussian":
-            own = (visible - self.bias).square().div(2)
+            own = (visible - self.bias).square() / (2 * self.noise**2)
         else:
             own = -(visible * self.bias)
         received = softplus(self.sums(visible) if sums is None else sums)
@@ -150,6 +156,9 @@ class Rbm(DatasetSource):
         chains: How many persistent chains there are.
         gaussian_lr: Factor on the learning rate of the first layer. Its visible units have no
             bounds, so that errors feed on each other where a step is too long.
+        noise: Standard deviation of a pixel given the first layer's hidden units, where that of
+            all pixels is one. What varies less is noise to the model; smooth images leave little
+            that varies more, least of all to small kernels.
         sparsity: Share of images and places at which a unit should be on; None leaves it free.
         sparsity_cost: Weight of the sparsity penalty.
     """
@@ -158,6 +167,7 @@ class Rbm(DatasetSource):
     persistent: bool
     chains: Annotated[int, Field(ge=1)]
     gaussian_lr: Annotated[float, Field(gt=0, le=1)]
+    noise: Annotated[float, Field(gt=0, le=1)]
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None
     sparsity_cost: Annotated[float, Field(ge=0)]
 
@@ -234,7 +244,7 @@ class RbmLearner(Learner):
         image = torch.zeros(1, backbone.channels_in, image_size, image_size)
         for k, layer in enumerate(layers):
             side = self._visible(image, k).shape[-1]
-            rbm = RBM(layer.sums, side, "bernoulli" if k else "gaussian")
+            rbm = RBM(layer.sums, side, "bernoulli" if k else "gaussian", noise=options.noise)
             self.rbms.append(rbm)
             if options.persistent:
                 # A buffer: it lies in the checkpoint, and an interrupted chain goes on.
@@ -287,7 +297,7 @@ class RbmLearner(Learner):
         rbm = self._rbm(self.stage)
         energies = [
             torch.cat([rbm.free_energy(self._visible(x, self.stage)) for x in chunks]).mean()
-            for chunks in (seen.split(MEASURED_AT_ONCE), unseen.split(MEASURED_AT_ONCE))
+            for chunks in (torch.split(v, MEASURED_AT_ONCE) for v in (seen, unseen))
         ]
         visible = self._visible(unseen, self.stage)
         hidden = rbm.hidden(visible)

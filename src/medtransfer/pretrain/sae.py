@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from medtransfer.backbones.base import Backbone, Normalisation
 from medtransfer.errors import ConfigError
@@ -121,7 +120,7 @@ class StackLearner(Learner):
         about the mean of each channel: whoever predicts those means has a loss of 1.
         """
         with torch.no_grad():
-            clean = self._input(batch["image"])
+            clean = self._input(batch["image"]).float()
             corrupted = corrupt(clean, self.source.corruption, self.source.strength)
             variance = (clean - clean.mean((0, 2, 3), keepdim=True)).square().mean()
         error = (self._reconstructed(corrupted).float() - clean).square().mean()
@@ -144,32 +143,30 @@ class StackLearner(Learner):
         from sklearn.decomposition import PCA
 
         low, high = self.span
-        size = max(1, self.shapes[low].height // self.shapes[high].height)
+        size = stride(self.shapes[low], self.shapes[high])
         per_image = (self.shapes[low].height // size) * (self.shapes[low].width // size)
         every = max(1, -(-len(seen) * per_image // PCA_ROWS))
         fitted = torch.cat([patches(x, size)[::every] for x in self._inputs(seen)])
         count = min(self.shapes[high].channels, *fitted.shape)
         solver = "covariance_eigh" if len(fitted) > fitted.shape[1] else "full"
-        components = PCA(count, svd_solver=solver).fit(fitted.double().numpy())
+        components: Any = PCA(count, svd_solver=solver)  # type: ignore[no-untyped-call]
+        components.fit(fitted.double().numpy())
 
-        channels = self.shapes[low].channels
-        total, squares, number = torch.zeros(channels), torch.zeros(channels), 0
-        errors = {"val/reconstruction": 0.0, "val/pca_reconstruction": 0.0}
-        total, squares = total.double(), squares.double()
+        own = linear = 0.0
+        number = 0
+        sums = torch.zeros(2, self.shapes[low].channels, dtype=torch.float64)
         for x in self._inputs(unseen):
             rows = patches(x, size).double()
-            made = patches(self._reconstructed(x).float(), size).double()
-            kept = components.inverse_transform(components.transform(rows.numpy()))
-            errors["val/reconstruction"] += float((made - rows).square().sum())
-            errors["val/pca_reconstruction"] += float(
-                (torch.from_numpy(kept) - rows).square().sum()
-            )
-            values = rows.view(len(rows), channels, -1)
-            total += values.sum((0, 2))
-            squares += values.square().sum((0, 2))
-            number += values.shape[0] * values.shape[2]
-        spread = float((squares - total.square() / number).sum())
-        return {name: error / max(spread, LEAST) for name, error in errors.items()}
+            made = patches(self._reconstructed(x).float(), size)
+            kept = torch.from_numpy(components.inverse_transform(components.transform(rows)))
+            own += float((made - rows).square().sum())
+            linear += float((kept - rows).square().sum())
+            values = rows.view(len(rows), sums.shape[1], -1).transpose(0, 1).flatten(1)
+            sums += torch.stack([values.sum(1), values.square().sum(1)])
+            number += values.shape[1]
+        variance = float((sums[1] / number - (sums[0] / number).square()).sum())
+        spread = number * max(variance, LEAST)
+        return {"val/reconstruction": own / spread, "val/pca_reconstruction": linear / spread}
 
     @property
     def span(self) -> tuple[int, int]:
@@ -186,8 +183,8 @@ class StackLearner(Learner):
 
     def _inputs(self, images: Tensor) -> Iterator[Tensor]:
         device = self.backbone.get_buffer("mean").device
-        for some in images.split(MEASURED_AT_ONCE):
-            yield self._input(some.to(device)).float()
+        for at in range(0, len(images), MEASURED_AT_ONCE):
+            yield self._input(images[at : at + MEASURED_AT_ONCE].to(device)).float()
 
     def _reconstructed(self, x: Tensor) -> Tensor:
         """Return what the present stage and its decoder make of its input."""
@@ -224,18 +221,28 @@ class Decoder(nn.Module):
     def __init__(self, made: Shape, given: Shape) -> None:
         super().__init__()
         self.size = (made.height, made.width)
-        self.whole = given.height == given.width == 1
-        if self.whole:
-            self.layer: nn.Module = nn.ConvTranspose2d(given.channels, made.channels, self.size)
-        else:
-            self.layer = nn.Conv2d(given.channels, made.channels, 3, padding=1)
+        step = stride(made, given)
+        overlap = 0 if given.height == 1 else (step + 1) // 2  # a lone place makes all there is
+        # Each place of the input has weights of its own: bilinear interpolation before a
+        # convolution, which shares them, left errors half as large again (conv_encoder on phantom).
+        self.layer = nn.ConvTranspose2d(
+            given.channels, made.channels, step + 2 * overlap, step, padding=overlap
+        )
+        self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, channels, height, width) as made, from what is given."""
-        if not self.whole:
-            x = interpolate(x, self.size, mode="bilinear")
-        made: Tensor = self.layer(x)
-        return made
+        # a stage may have rounded its size either way
+        least = [
+            max(wanted, self.step * n) for wanted, n in zip(self.size, x.shape[2:], strict=True)
+        ]
+        made: Tensor = self.layer(x, output_size=least)
+        return made[..., : self.size[0], : self.size[1]]
+
+
+def stride(made: Shape, given: Shape) -> int:
+    """Return how many places of a stage's input there are for one of its output, along a side."""
+    return max(1, round(made.height / given.height))
 
 
 def corrupt(clean: Tensor, corruption: Corruption, strength: float) -> Tensor:

@@ -2,9 +2,10 @@
 
 In the spirit of SynthSeg (Billot et al., 2023), nothing is modelled and everything is random:
 smooth label maps with ellipses, diamonds and boxes on top; a grey value, a texture and a speckle
-strength for each region; then shading, blur, noise, contrast and inversion. The targets say what
-the image was before it was degraded. No organ, layer or attenuation is drawn: a phantom is new to
-who learns here.
+strength for each region; then shading, blur, noise, contrast and inversion. Half of the images are
+in the manner of an ultrasound: regions lie in layers, bright interfaces run across, brightness
+falls with the depth, and a shape may cast a shadow. The targets say what the image was before it
+was degraded.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class Shapes:
 
         Returns:
             Images, float32 (n, channels, size, size) in [0, 1], and targets, float32
-            (n, 4, size, size), in the order of `TARGETS` and each scaled to about zero mean and
+            (n, 6, size, size), in the order of `TARGETS` and each scaled to about zero mean and
             unit variance: the region's grey value as displayed, but for texture, speckle, shading,
             blur and noise; the standard deviation of its texture; whether an edge of the region is
             here, soft over two pixels; the distance to the nearest edge, up to a quarter of the
-            image.
+            image; whether a shape was painted here; how ragged the margin of that shape is.
         """
         draw = _Draw(n, generator)
         echo = draw.uniform(0, 1, 1, 1, 1) < _ECHO
