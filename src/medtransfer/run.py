@@ -117,7 +117,8 @@ def check(config: TrainConfig) -> Choices:
 def check_all(configs: Iterable[TrainConfig]) -> None:
     """Check every trial of a sweep, and prepare one of each kind.
 
-    Trials that share data, network and weights are one kind: if one can be prepared, all can.
+    Trials that share data, network, weights and strategy are one kind: if one can be prepared,
+    all can.
 
     Raises:
         MedtransferError: For the first trial that could not start.
@@ -125,7 +126,7 @@ def check_all(configs: Iterable[TrainConfig]) -> None:
     kinds: dict[str, TrainConfig] = {}
     for config in configs:
         check(config)
-        parts = {"paths", "dataset", "backbone", "weights", "head", "loss"}
+        parts = {"paths", "dataset", "backbone", "weights", "strategy", "head", "loss"}
         kinds.setdefault(config.model_dump_json(include=parts), config)
     for config in kinds.values():
         prepare(config)
@@ -168,6 +169,7 @@ def prepare(config: TrainConfig) -> Trial:
         make_optimizer=chosen.make_optimizer,
         spec=data.spec,
     )
+    chosen.strategy.trainable(model)  # a network may lack what the strategy asks for
     return Trial(
         config=config,
         data=data,

@@ -16,7 +16,7 @@ from medtransfer.data.loading import Data
 from medtransfer.errors import ConfigError
 from medtransfer.pretrain import rbm as module
 from medtransfer.pretrain.images import Images
-from medtransfer.pretrain.rbm import RBM, Rbm, RbmLearner, pixel_statistics
+from medtransfer.pretrain.rbm import RBM, Rbm, RbmLearner
 
 VISIBLE, HIDDEN = 6, 4
 PATTERNS = torch.tensor(  # what a model of 6 independent units cannot tell
@@ -452,7 +452,7 @@ def test_the_network_takes_over_the_statistics_of_the_training_images(images):
 def test_images_of_one_colour_have_a_deviation_that_can_be_divided_by():
     decoded = SimpleNamespace(images=np.full((2, 3, 4, 4), 51, np.uint8))
     data = SimpleNamespace(decoded=decoded, train=np.arange(2), spec=SimpleNamespace(channels=3))
-    found = pixel_statistics(Images(data, seed=0))
+    found = Images(data, seed=0).normalisation()
     assert found.mean == pytest.approx((0.2, 0.2, 0.2))
     assert found.std == pytest.approx((1e-3, 1e-3, 1e-3))
 

@@ -10,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from medtransfer.backbones.base import Normalisation
 from medtransfer.data.loading import Data
 from medtransfer.data.seen import seen
 from medtransfer.pretrain.base import Material
+
+DARKEST = 1e-3  # smallest standard deviation of pixels, for images of one colour
 
 
 class ImageBatch(TypedDict):
@@ -67,6 +70,16 @@ class Images(Material):
         """Return at most `limit` images of a split, evenly spaced, (N, C, H, W) in [0, 1]."""
         indices = self.data.train if split == "train" else self.data.division.val
         return self._batch(indices[:: max(1, len(indices) // limit)][:limit])["image"]
+
+    def normalisation(self) -> Normalisation:
+        """Return mean and standard deviation of the training pixels in [0, 1], by channel."""
+        moments = np.zeros((2, self.data.spec.channels))
+        for index in self.data.train:  # one by one: all of them as float64 may not fit
+            pixels = self.data.decoded.images[index] / 255
+            moments += pixels.mean((1, 2)), np.square(pixels).mean((1, 2))
+        mean, square = moments / len(self.data.train)
+        std = np.sqrt(np.maximum(square - mean**2, DARKEST**2))
+        return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
 
     def _batch(self, indices: NDArray[np.int64]) -> ImageBatch:
         pixels = torch.from_numpy(self.data.decoded.images[indices])

@@ -15,20 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, conv_transpose2d, softplus
 
-from medtransfer.backbones.base import Backbone, Normalisation
+from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.encoder import Layer
 from medtransfer.errors import ConfigError
 from medtransfer.pretrain.base import DatasetSource, Learner
 from medtransfer.pretrain.images import ImageBatch, Images
 
 MEASURED_AT_ONCE = 64  # images: a first layer's hidden units are large
-DARKEST = 1e-3  # smallest standard deviation of pixels, for images of one colour
 
 Visible = Literal["gaussian", "bernoulli"]
 
@@ -175,7 +173,7 @@ class Rbm(DatasetSource):
         """See `Source.learner`; the backbone takes over mean and deviation of the images."""
         layers = logistic_layers(backbone)
         # The first layer's visible units have unit variance, so the pixels must have it too.
-        backbone.normalise_by(pixel_statistics(material))
+        backbone.normalise_by(material.normalisation())
         return RbmLearner(backbone, layers, material.image_size, self)
 
 
@@ -198,17 +196,6 @@ def logistic_layers(backbone: Backbone) -> list[Layer]:
             remedy="backbone=sigmoid_encoder or backbone=dense_encoder",
         )
     return layers
-
-
-def pixel_statistics(images: Images) -> Normalisation:
-    """Return mean and standard deviation of the training pixels in [0, 1], by channel."""
-    moments = np.zeros((2, images.data.spec.channels))
-    for index in images.data.train:  # one by one: all of them as float64 may not fit
-        pixels = images.data.decoded.images[index] / 255
-        moments += pixels.mean((1, 2)), np.square(pixels).mean((1, 2))
-    mean, square = moments / len(images.data.train)
-    std = np.sqrt(np.maximum(square - mean**2, DARKEST**2))
-    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 class RbmLearner(Learner):

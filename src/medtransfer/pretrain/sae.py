@@ -11,14 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medtransfer.backbones.base import Backbone, Normalisation
+from medtransfer.backbones.base import Backbone
 from medtransfer.errors import ConfigError
 from medtransfer.pretrain.base import DatasetSource, Learner
 from medtransfer.pretrain.images import ImageBatch, Images
 
 Corruption = Literal["mask", "gaussian", "salt_and_pepper"]
 
-STANDARDISED_BY = 1024  # training images, at most, that mean and standard deviation come from
 MEASURED_AT_ONCE = 32  # images; a level of all of them may not fit into memory
 PCA_ROWS = 32768  # patches, at most, that principal components come from
 LEAST = 1e-6  # variance; an input that does not vary is no reason to divide by zero
@@ -61,7 +60,7 @@ class Sae(DatasetSource):
         # Reconstruction is scored in units of the input's variance, noise is measured in them, and
         # a masked value becomes zero, which says "nothing known" only where zero is the mean. The
         # values are saved with the weights, as whatever uses these must normalise alike.
-        backbone.normalise_by(standardisation(material.some("train", STANDARDISED_BY)))
+        backbone.normalise_by(material.normalisation())
         return made
 
 
@@ -261,13 +260,6 @@ def corrupt(clean: Tensor, corruption: Corruption, strength: float) -> Tensor:
     salt = torch.rand_like(clean) < 0.5
     extremes = torch.where(salt, clean.amax((0, 2, 3), True), clean.amin((0, 2, 3), True))
     return torch.where(hit, extremes, clean)
-
-
-def standardisation(images: Tensor) -> Normalisation:
-    """Return mean and standard deviation by channel of images (N, C, H, W) in [0, 1]."""
-    mean = images.mean((0, 2, 3))
-    std = images.std((0, 2, 3)).clamp_min(1 / 255)  # a channel may be black throughout
-    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def patches(x: Tensor, size: int) -> Tensor:

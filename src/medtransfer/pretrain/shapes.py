@@ -170,7 +170,7 @@ class Shapes:
         """Return how much each knot gives to each pixel of a side, (size, cells + 2)."""
         place = torch.linspace(0.5, cells + 0.5, self.size).view(-1, 1)
         weight = torch.exp(-1.5 * (place - torch.arange(cells + 2)).square())
-        return weight / weight.norm(dim=1, keepdim=True)
+        return weight / weight.square().sum(1, keepdim=True).sqrt()
 
     def _textures(self, draw: _Draw, echo: Tensor) -> Tensor:
         """Return band-limited noise, each field of its own scale and orientation, unit variance."""

@@ -103,3 +103,9 @@ def group(
 def names_under(model: nn.Module, child: str) -> list[str]:
     """Return the parameter names of one child, in order."""
     return [name for name, _ in model.named_parameters() if name.startswith(f"{child}.")]
+
+
+def layer_groups(model: nn.Module) -> list[list[str]]:
+    """Return the backbone's parameter names by layer group, stem first, as the model has them."""
+    backbone: BackboneLike = model.backbone  # type: ignore[assignment]
+    return [[f"backbone.{name}" for name in names] for names in backbone.layer_groups()]

@@ -14,7 +14,7 @@ from medtransfer.strategies.base import BatchNorm, Strategy, group, names_under
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning(Strategy):
-    """Everything learns.
+    """Everything learns; what derives from it lets a part of the backbone learn.
 
     Attributes:
         backbone_lr: Learning rate of the backbone, as a multiple of the optimizer's.
@@ -26,19 +26,27 @@ class FineTuning(Strategy):
     backbone_lr: Annotated[float, Field(gt=0)]
     head_lr: Annotated[float, Field(gt=0)]
 
+    def learning(self, model: nn.Module) -> list[str]:
+        """Return the names of the backbone's parameters that learn.
+
+        Raises:
+            ConfigError: If the backbone has not what the strategy asks for.
+        """
+        return names_under(model, "backbone")
+
     def trainable(self, model: nn.Module) -> set[str]:
         """See `Strategy.trainable`."""
-        return {*names_under(model, "backbone"), *names_under(model, "head")}
+        return {*self.learning(model), *names_under(model, "head")}
 
     def parameter_groups(
         self, model: nn.Module, optimizer: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """See `Strategy.parameter_groups`."""
         return [
-            group(model, names_under(model, "backbone"), self.backbone_lr, optimizer),
+            group(model, self.learning(model), self.backbone_lr, optimizer),
             group(model, names_under(model, "head"), self.head_lr, optimizer),
         ]
 
     def resolve_batchnorm(self, *, statistics: bool) -> BatchNorm:  # noqa: ARG002
-        """See `Strategy.resolve_batchnorm`."""
+        """See `Strategy.resolve_batchnorm`; layers of which nothing learns rest all the same."""
         return "train" if self.batchnorm == "auto" else self.batchnorm
