@@ -1,4 +1,4 @@
-"""Print the tables of docs/weights.md from the results.json of the weights study."""
+"""Write the tables of docs/weights.md from the results.json of the weights study."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PAGE = Path(__file__).parents[1] / "docs" / "weights.md"
+BEGIN, END = "<!-- begin tables -->", "<!-- end tables -->"
 FRACTION = "dataset.fraction"
 CONTROL = {"frozen": "random frozen", "fine-tuned": "random fine-tuned"}
 UNITS = ", logistic units"  # the controls on the network that a stack of RBMs fills
 
 
 def main(paths: list[str]) -> None:
-    """Print both tables of each file."""
+    """Write both tables of each file into the page, between its marks."""
+    parts = []
     for path in paths:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
         fractions = sorted({row["axes"][FRACTION] for row in results["arms"]}, key=float)
-        print(f"### {results['study']}\n")
-        print(table(results["arms"], fractions))
-        print(f"\nDifference from the control, {results['study']}:\n")
-        print(differences(results["contrasts"], fractions))
-        print()
+        cases, seeds = (results["arms"][0][key] for key in ("n_cases", "n_seeds"))
+        parts.append(f"### {results['study']}: {cases} test images, {seeds} seeds")
+        parts.append(table(results["arms"], fractions))
+        parts.append("Paired difference from the control; bold where the interval leaves out zero:")
+        parts.append(differences(results["contrasts"], fractions))
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text("\n\n".join([before + BEGIN, *parts, END + after]), encoding="utf-8")
 
 
 def table(arms: list[dict[str, Any]], fractions: list[str]) -> str:

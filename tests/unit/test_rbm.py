@@ -292,8 +292,9 @@ def test_a_stage_changes_its_own_parameters_and_no_others(stack, stage):
     torch.manual_seed(0)
     step(learner, a_batch(learner))
     changed = {name for name, value in learner.named_parameters() if (value != before[name]).any()}
+    learning = {name for name, value in learner.named_parameters() if value.requires_grad}
     layer = f"backbone.layers.{stage}.sums"
-    assert changed == {f"{layer}.weight", f"{layer}.bias", f"rbms.{stage}.bias"}
+    assert changed == learning == {f"{layer}.weight", f"{layer}.bias", f"rbms.{stage}.bias"}
     assert [layer.training for layer in learner.backbone.layers].count(True) == 0
     assert learner.rbms[stage].training
 
@@ -404,6 +405,20 @@ def test_persistent_chains_are_kept_with_the_learner_and_move():
         step(one, a_batch(one))
     for name, value in learner.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_contrastive_divergence_starts_from_draws_given_the_images():
+    learner = learner_of(dense(2, size=1), k=1)
+    learner.begin(0)
+    made, starts = learner.rbms[0], []
+    gibbs = made.gibbs
+    made.gibbs = lambda hidden, steps: starts.append(hidden) or gibbs(hidden, steps)
+    torch.manual_seed(0)
+    batch = {"image": torch.full((20_000, 1, 1, 1), 0.9)}
+    learner(batch)
+    assert set(starts[0].unique().tolist()) == {0.0, 1.0}
+    wanted = made.hidden(learner.backbone.normalised(batch["image"])).mean(0)
+    torch.testing.assert_close(starts[0].mean(0), wanted.detach(), atol=0.02, rtol=0)
 
 
 def test_contrastive_divergence_keeps_no_chain():

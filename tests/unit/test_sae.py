@@ -342,6 +342,10 @@ def test_images_without_contrast_do_no_harm():
     made.begin(0)
     loss = made({"image": torch.full((4, 2, SIZE, SIZE), 0.3)})["loss"]
     assert loss.isfinite()
+    made.eval()
+    with torch.no_grad():
+        measured = made.measure(*2 * (torch.full((4, 2, SIZE, SIZE), 0.3),))
+    assert all(np.isfinite(value) for value in measured.values())
 
 
 def test_a_dataset_is_needed_and_the_command_line_wins(cli, compose):
