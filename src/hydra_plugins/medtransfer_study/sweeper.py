@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -16,16 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from medtransfer.study import jobs
 
-
-@dataclass
-class StudySweeperConf:
-    """What Hydra instantiates for `hydra/sweeper=study`."""
-
-    _target_: str = "hydra_plugins.medtransfer_study.sweeper.StudySweeper"
-
-
+# A plain node: Hydra runs plug-ins before they are in sys.modules, where dataclasses look up names.
 ConfigStore.instance().store(
-    group="hydra/sweeper", name="study", node=StudySweeperConf, provider="medtransfer"
+    group="hydra/sweeper",
+    name="study",
+    node={"_target_": "hydra_plugins.medtransfer_study.sweeper.StudySweeper"},
+    provider="medtransfer",
 )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from medtransfer.analysis.results import Results
 
+SHOWN = 15  # differences of a setting that a screen can bear: those of six arms
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"}
 
 
@@ -67,18 +68,25 @@ def _contrasts(results: Results, axes: Mapping[str, str]) -> Table:
     table = _table("Paired differences", axes, "A versus B", "A is")
     for name in ("A - B", "95 % CI", "adj. p"):
         table.add_column(name, justify="right", no_wrap=True)
-    provisional = False
-    for row in results.contrasts:
-        if row.axes == axes:
-            provisional |= row.provisional
-            table.add_row(
-                Text(f"{plain(row.a)}\nversus {plain(row.b)}"),
-                Text(row.verdict + "*" * row.provisional, style=_STYLES[row.verdict]),
-                number(row.diff, signed=True),
-                interval(row),
-                probability(row.p_adj),
-            )
-    table.caption = "* provisional: fewer than 5 seeds\n" if provisional else None
+    rows = [row for row in results.contrasts if row.axes == axes]
+    notes = []
+    if len(rows) > SHOWN:
+        notes.append(
+            f"the best arm against each other one; all {len(rows)} pairs: see the report\n"
+        )
+        best = next(row.arm for row in results.arms if row.axes == axes)
+        rows = [row for row in rows if best in {row.a, row.b}]
+    for row in rows:
+        table.add_row(
+            Text(f"{plain(row.a)}\nversus {plain(row.b)}"),
+            Text(row.verdict + "*" * row.provisional, style=_STYLES[row.verdict]),
+            number(row.diff, signed=True),
+            interval(row),
+            probability(row.p_adj),
+        )
+    if any(row.provisional for row in rows):
+        notes.append("* provisional: fewer than 5 seeds\n")
+    table.caption = "".join(notes) or None
     return table
 
 

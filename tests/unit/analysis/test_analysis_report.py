@@ -242,6 +242,16 @@ def test_the_tables_fit_a_hundred_columns():
     assert "Memory" not in text
 
 
+def test_a_screen_shows_the_best_of_many_arms_against_each_other_one():
+    six = report.build(study({f"arm{k}": 0.2 * k for k in range(1, 7)}))
+    assert printed(six).count("versus arm") == 15
+    seven = report.build(study({f"arm{k}": 0.2 * k for k in range(1, 8)}))
+    text = printed(seven)
+    assert text.count("versus arm") == 6
+    assert text.count("arm7") >= 7
+    assert "all 21 pairs" in text
+
+
 def test_a_standalone_trial_is_one_arm(store):
     client, ids = store
     results = report.build(load_study(client, ids["standalone"]))
