@@ -153,6 +153,47 @@ def phantom():
 
 
 @pytest.fixture
+def one_step(phantom, tmp_path):
+    """Return a function that pre-trains a small network for one step from a source.
+
+    It returns the learner, the names of the backbone's parameters that moved, and what was logged.
+    """
+    import pytorch_lightning as pl
+
+    from medtransfer.backbones.timm import TimmBackbone
+    from medtransfer.data.loading import Data
+    from medtransfer.pretrain.base import Batches, Pretraining
+    from medtransfer.pretrain.images import Images
+    from medtransfer.quiet import quiet_libraries
+    from medtransfer.tasks.optimizing import optimizer_factory
+    from medtransfer.tasks.schedulers import Constant
+
+    adam = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
+
+    def run(source):
+        quiet_libraries()
+        torch.manual_seed(0)
+        images = source.material(Images(Data.open(phantom, cache=tmp_path, seed=0), 0))
+        learner = source.learner(TimmBackbone("test_resnet", 1, 32), images)
+        before = {n: p.detach().clone() for n, p in learner.backbone.named_parameters()}
+        module = Pretraining(learner, 0, Constant(), optimizer_factory(adam, ()), seed=0)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_steps=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, Batches(images, 6, 1, range(1), seed=0).loader(0))
+        after = dict(learner.backbone.named_parameters())
+        moved = [name for name in before if not torch.equal(before[name], after[name])]
+        return learner, moved, trainer.callback_metrics
+
+    return run
+
+
+@pytest.fixture
 def image_tree(tmp_path):
     """Return a function that writes class folders of small images, no two alike."""
 

@@ -175,7 +175,7 @@ class App:
             parser = OverridesParser.create(config_loader=self.hydra.config_loader)
             parsed = parser.parse_overrides(given)
             if config.hydra.sweeper._target_ == f"{StudySweeper.__module__}.StudySweeper":
-                return _planned(expand(config, parser, given))
+                return _planned(expand(config, parsed))
             if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.BasicSweeper":
                 shared = tuple(str(o.input_line) for o in parsed if not o.is_sweep_override())
                 varied = tuple(o.get_key_element() for o in parsed if o.is_sweep_override())

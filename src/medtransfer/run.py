@@ -117,19 +117,21 @@ def check(config: TrainConfig) -> Choices:
 def check_all(configs: Iterable[TrainConfig]) -> None:
     """Check every trial of a sweep, and prepare one of each kind.
 
-    Trials that share data, network, weights and strategy are one kind: if one can be prepared,
-    all can.
+    Trials that share data, network and weights are one kind: if one can be prepared, all can,
+    provided that the network bears their strategies.
 
     Raises:
         MedtransferError: For the first trial that could not start.
     """
-    kinds: dict[str, TrainConfig] = {}
+    kinds: dict[str, tuple[TrainConfig, list[Strategy]]] = {}
     for config in configs:
-        check(config)
-        parts = {"paths", "dataset", "backbone", "weights", "strategy", "head", "loss"}
-        kinds.setdefault(config.model_dump_json(include=parts), config)
-    for config in kinds.values():
-        prepare(config)
+        strategy = check(config).strategy
+        parts = {"paths", "dataset", "backbone", "weights", "head", "loss"}
+        kinds.setdefault(config.model_dump_json(include=parts), (config, []))[1].append(strategy)
+    for config, strategies in kinds.values():
+        model = prepare(config).model
+        for strategy in strategies:
+            strategy.trainable(model)
 
 
 def prepare(config: TrainConfig) -> Trial:

@@ -1,21 +1,13 @@
 """Supervised pre-training: classes are learnt, by the backbone too."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.config import build
-from medtransfer.data.loading import Data
 from medtransfer.errors import ConfigError
-from medtransfer.pretrain.base import Batches, Pretraining, Source
-from medtransfer.pretrain.images import Images
+from medtransfer.pretrain.base import Source
 from medtransfer.pretrain.supervised import ClassLearner, Supervised
-from medtransfer.quiet import quiet_libraries
-from medtransfer.tasks.optimizing import optimizer_factory
-from medtransfer.tasks.schedulers import Constant
-
-ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -86,27 +78,11 @@ def test_the_gradient_reaches_the_backbone(node):
     assert max(float(p.grad.abs().max()) for p in learner.backbone.parameters()) > 1e-3
 
 
-def test_one_step_of_pretraining_moves_the_backbone(node, phantom, tmp_path):
-    quiet_libraries()
-    torch.manual_seed(0)
-    source = build(node, Source)
-    images = source.material(Images(Data.open(phantom, cache=tmp_path, seed=0), 0))
-    learner = source.learner(TimmBackbone("test_resnet", 1, 32), images)
+def test_one_step_of_pretraining_moves_the_backbone(node, one_step):
+    learner, moved, logged = one_step(build(node, Source))
     assert learner.classify[1].out_features == 3
-    before = {n: p.detach().clone() for n, p in learner.backbone.named_parameters()}
-    module = Pretraining(learner, 0, Constant(), optimizer_factory(ADAM, ()), seed=0)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, Batches(images, 6, 1, range(1), seed=0).loader(0))
-    assert set(trainer.callback_metrics) == {"train/loss", "train/accuracy"}
-    moved = [n for n, p in learner.backbone.named_parameters() if not torch.equal(p, before[n])]
-    assert len(moved) > 0.5 * len(before)
+    assert set(logged) == {"train/loss", "train/accuracy"}
+    assert len(moved) > 0.5 * len(list(learner.backbone.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -48,22 +49,19 @@ class StudySweeper(Sweeper):
         assert self.launcher is not None
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        planned = expand(self.config, parser, arguments)
+        planned = expand(self.config, parser.parse_overrides(arguments))
         return [self.launcher.launch([list(job) for job in planned], initial_job_idx=0)]
 
 
-def expand(
-    config: DictConfig, parser: OverridesParser, arguments: Sequence[str]
-) -> tuple[tuple[str, ...], ...]:
+def expand(config: DictConfig, overrides: Iterable[Override]) -> tuple[tuple[str, ...], ...]:
     """Return the overrides of every trial of the study in `config`.
 
     Args:
         config: The configuration, as the command line composes it.
-        parser: Reads overrides.
-        arguments: The overrides of the command line.
+        overrides: Those of the command line.
     """
     given = []
-    for override in parser.parse_overrides(list(arguments)):
+    for override in overrides:
         key = override.get_key_element()
         if override.is_sweep_override():
             given.append((key, list(override.sweep_string_iterator())))

@@ -90,22 +90,35 @@ class Random(Weights):
         return Provenance("random", "nothing", "none", hash_tensors(backbone.state_dict()), False)
 
 
-def save(backbone: Backbone, path: Path, *, half: bool = False, **known: Any) -> None:
+def save(backbone: Backbone, path: Path, **known: Any) -> None:
     """Write a backbone to one safetensors file, with what is known of it in the header.
 
     Args:
         backbone: What to write; its tensors lie under the names of its `state_dict`.
-        path: The file; it appears whole or not at all.
-        half: Write floating-point values in half precision.
+        path: The file.
         **known: Provenance: `source`, `trained_on`, `licence` and the recipe, as JSON values.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-    if half:
-        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     header = {"backbone": backbone.name, "channels": backbone.channels_in, **known}
+    write(backbone.state_dict(), path, header)
+
+
+def write(
+    state: Mapping[str, Tensor], path: Path, header: Mapping[str, Any], *, half: bool = False
+) -> None:
+    """Write tensors to one safetensors file, which appears whole or not at all.
+
+    Args:
+        state: Tensors by name.
+        path: The file.
+        header: What is known of them, as JSON values; `read_tensors` brings it back.
+        half: Write floating-point values in half precision.
+    """
+    values = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    if half:
+        values = {k: v.half() if v.is_floating_point() else v for k, v in values.items()}
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, partial, metadata={METADATA_KEY: json.dumps(header)})
+    save_file(values, partial, metadata={METADATA_KEY: json.dumps(header)})
     partial.replace(path)
 
 

@@ -19,7 +19,7 @@ from medtransfer import console
 from medtransfer.app import App, Composed, Plan
 from medtransfer.config import BaseConfig, TrainConfig
 from medtransfer.console import Reporter
-from medtransfer.tracking.runs import Run, open_run, reason
+from medtransfer.tracking.runs import Run, flatten, open_run, reason
 from medtransfer.tracking.store import Store, open_store, redact, resolve_uri
 
 SEED = re.compile(r"seed=\d+")  # what else a seed is given as is checked like any other value
@@ -210,9 +210,8 @@ def log_config(run: Run, composed: Composed) -> None:
     """Log a configuration whole, as an artifact, and flattened, as parameters."""
     plain = composed.plain()
     run.text(redact(OmegaConf.to_yaml(OmegaConf.create(plain))), "config.yaml")
-    declared = {"arms", "axes"}  # of the whole study; their names need not be MLflow's
-    study = {k: v for k, v in plain.get("study", {}).items() if k not in declared}
-    run.params({**plain, **({"study": study} if study else {})})
+    declared = ("study.arms", "study.axes")  # of the whole study, in names that MLflow may refuse
+    run.params({k: v for k, v in flatten(plain).items() if not k.startswith(declared)})
 
 
 def open_configured(config: BaseConfig) -> Store:

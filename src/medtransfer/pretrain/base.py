@@ -172,15 +172,12 @@ class Pretraining(pl.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
+        learner.begin(stage)
         self.learner = learner
         self.stage = stage
         self.schedule = schedule
         self.make_optimizer = make_optimizer
         self.seed = seed
-
-    def on_fit_start(self) -> None:
-        """Let the learner put to train mode what learns: Lightning's own switch is all or none."""
-        self.learner.begin(self.stage)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Seed the step, so that one after a resumption draws what it would have drawn."""

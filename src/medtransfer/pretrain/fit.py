@@ -191,7 +191,6 @@ def _learn(
     channels = learner.backbone.channels_in
     batches = Batches(prepared.material, config.trainer.batch_size, channels, numbers, seed)
     seed_part(config.seed, f"stage {stage}")
-    learner.begin(stage)
     module = Pretraining(learner, stage, prepared.schedule, prepared.make_optimizer, seed)
     trainer = pl.Trainer(
         accelerator=str(settings.accelerator.value),

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-Share = Annotated[float, Field(ge=0, le=1)]
+from medtransfer.data.transforms import Share
 
 BLUR = (1 / 200, 1 / 50)  # standard deviations, as shares of the image's width
 
