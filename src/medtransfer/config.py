@@ -115,6 +115,29 @@ class PretrainerConfig(Budget):
     checkpoint_every: PositiveInt  # steps
 
 
+class PassConfig(Budget):
+    """The machine of a pass without learning; what only trainings need is fixed, and no key."""
+
+    gradient_clip: None = None
+    devices: Literal[1] = 1
+
+
+class FeaturesConfig(Section):
+    """Whether the features of a backbone that stays as it is are computed once, and kept."""
+
+    mode: Literal["auto", "cached", "online"]
+    views: PositiveInt
+    dtype: Literal["fp32", "bf16"]
+    max_gb: PositiveFloat
+
+
+class KeptFeaturesConfig(Section):
+    """How computed features are kept, in the words of `FeaturesConfig`."""
+
+    dtype: Literal["fp32", "bf16"]
+    max_gb: PositiveFloat
+
+
 class StudyConfig(Section):
     """What names a sweep and decides its verdicts."""
 
@@ -135,14 +158,20 @@ class BaseConfig(Section):
     tracking: Tracking
     trainer: Budget
     backbone: ComponentField
+
+
+class LearningConfig(BaseConfig):
+    """What every command that trains shares."""
+
     optimizer: ComponentField
     scheduler: ComponentField
 
 
-class TrainConfig(BaseConfig):
+class TrainConfig(LearningConfig):
     """The whole configuration of one trial."""
 
     trainer: TrainerConfig
+    features: FeaturesConfig
     test: bool
     study: StudyConfig
     task: ComponentField
@@ -154,13 +183,45 @@ class TrainConfig(BaseConfig):
     loss: ComponentField
 
 
-class PretrainConfig(BaseConfig):
+class PretrainConfig(LearningConfig):
     """The whole configuration of one pre-training."""
 
     trainer: PretrainerConfig
     source: ComponentField
     weights: ComponentField
     dataset: ComponentField | None = None
+
+
+class FrozenConfig(BaseConfig):
+    """What the commands share that look through a frozen backbone; null means their own place."""
+
+    trainer: PassConfig
+    features: KeptFeaturesConfig
+    batchnorm: Literal["auto", "frozen", "reestimate"]
+    dataset: ComponentField
+    weights: ComponentField
+    out: Path | None
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        msg = "names one of them twice"
+        raise ValueError(msg)
+    return names
+
+
+class ExtractConfig(FrozenConfig):
+    """The whole configuration of one extraction."""
+
+    splits: Annotated[
+        tuple[Literal["train", "val", "test"], ...], Field(min_length=1), AfterValidator(_each_once)
+    ]
+
+
+class RankConfig(FrozenConfig):
+    """The configuration of one of the combinations that are ranked."""
+
+    neighbours: PositiveInt
 
 
 C = TypeVar("C", bound=Section)

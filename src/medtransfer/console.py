@@ -8,7 +8,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -20,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 out = Console()
 err = Console(stderr=True)
@@ -46,6 +49,7 @@ class Reporter:
         self.started = time.monotonic()
         self.line_at = 0.0
         self.label = ""
+        self.certified: list[Mapping[str, Any]] = []
         self.bars: Progress | None = None
         self.sweep_bar: TaskID | None = None
         self.trial_bar: TaskID | None = None
@@ -118,8 +122,43 @@ class Reporter:
             word += f"; {duration(elapsed)} gone, about {duration(left)} left"
         self._line(word)
 
+    def certify(self, told: Mapping[str, Any]) -> None:
+        """Show what learns and what rests, once for each way of doing it in a sweep.
+
+        Args:
+            told: A certificate in plain values.
+        """
+        told = {key: told[key] for key in ("strategy", "batchnorm", "parts", "features")}
+        if told in self.certified:
+            return
+        self.certified.append(told)
+        (self.bars.console if self.bars else err).print(_certificate_table(told))
+
     def _line(self, text: str) -> None:
         err.print(f"{self.label}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _certificate_table(told: Mapping[str, Any]) -> Table:
+    features = told["features"]
+    how = f"features {features['mode']}"
+    how += f" ({features['why']})" if "why" in features else ""
+    how += f", {features['views']} views of each image" if features.get("views", 1) > 1 else ""
+    table = Table(
+        title=f"{told['strategy']}: what learns; {escape(how)}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("part")
+    for column in ("parameters", "learn", "from"):
+        table.add_column(column, justify="right")
+    table.add_column("normalisation")
+    for part in told["parts"]:
+        begin = "" if part["begin"] is None else f"{part['begin']:.0%} of steps"
+        begin = "start" if part["begin"] == 0 else begin
+        learn = f"{part['learn']:,}" if part["learn"] else "frozen"
+        row = (part["name"], f"{part['parameters']:,}", learn, begin, part["normalisation"])
+        table.add_row(*row)
+    return table
 
 
 def duration(seconds: float) -> str:

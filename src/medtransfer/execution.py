@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from medtransfer import machine
+from medtransfer.certificate import Certificate
 from medtransfer.console import Reporter
+from medtransfer.feed import Feed, device_of
 from medtransfer.run import Trial
 from medtransfer.seeding import seed_part
+from medtransfer.strategies.base import Score
 from medtransfer.tasks.base import Task, metric_name
+from medtransfer.tasks.losses import Loss
 from medtransfer.tracking import environment
 from medtransfer.tracking.runs import Run
 
@@ -33,6 +38,9 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
 
     Returns:
         All final metrics, by their full names.
+
+    Raises:
+        CertificateError: If what the strategy declared frozen has changed.
     """
     config, model = trial.config, trial.model
     settings = machine.resolve(config.trainer)
@@ -43,46 +51,86 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
     started = time.perf_counter()
     seed_part(config.seed, "training")
     model.to(memory_format=torch.channels_last)
-    plain = partial(trial.data.loader, batch_size=config.trainer.batch_size)
-    model.strategy_.setup(model, _images(plain("train")), statistics=trial.provenance.statistics)
-    folder = config.paths.output / "checkpoints" / run.run_id
-    best = ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor=metric_name("val", trial.metric),
-        mode=trial.mode,
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
-    trainer = _trainer(trial, settings, [best, Recorder(run), LastStep()])
-    train_loader = trial.data.train_loader(
-        trial.transform,
-        batch_size=config.trainer.batch_size,
-        workers=int(settings.workers.value),
-        sampler=config.trainer.sampler,
-    )
-    trainer.fit(model, train_loader, plain("val"))
-    seconds = time.perf_counter() - started
+    images = trial.data.loader("train", batch_size=config.trainer.batch_size)
+    model.strategy_.setup(model, _images(images), statistics=trial.provenance.statistics)
+    certificate = Certificate.of(model, model.strategy_)
+    counts = {
+        "cost/trainable_parameters": float(sum(part.learn for part in certificate.parts)),
+        "cost/parameters": float(sum(part.parameters for part in certificate.parts)),
+    }
+    feed = Feed(trial, settings)
+    certificate.features = feed.describe()
+    _show(certificate, run)
 
-    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["state_dict"])
-    if config.trainer.checkpoint == "none":
-        Path(best.best_model_path).unlink()
-        folder.rmdir()
-    final = {"best/epoch": float(saved["epoch"])}
-    final |= _evaluate(trial, run, trainer, "val", prefix="best")
+    score = _scorer(trial, feed, settings)
+    folder = config.paths.output / "checkpoints" / run.run_id
+    if model.strategy_.solves:
+        trainer, epoch = _trainer(trial, settings, []), 0
+        weights = cast("Loss", model.loss).weight
+        certificate.chosen = model.strategy_.fit_head(model, *feed.table(), weights, score)
+    else:
+        best = ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor=metric_name("val", trial.metric),
+            mode=trial.mode,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        trainer = _trainer(trial, settings, [best, Recorder(run), LastStep()])
+        trainer.fit(model, feed.train(), feed.ordered("val"))
+        certificate.verify(model)
+        epoch = _select(model, Path(best.best_model_path))
+    certificate.verify(model)
+    certificate.chosen |= model.strategy_.finish(model, score)
+    seconds = time.perf_counter() - started
+    run.json(certificate.describe(), "certificate.json")
+    run.params({"chosen": certificate.chosen} if certificate.chosen else {})
+    if config.trainer.checkpoint == "best":
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": model.state_dict(), "epoch": epoch}, folder / "best.ckpt")
+
+    final = {"best/epoch": float(epoch)}
+    final |= _evaluate(trial, run, trainer, feed, "val", prefix="best")
     if config.test:
         run.tags({"test_openings": 1})
-        final |= _evaluate(trial, run, trainer, "test", prefix="test")
-    final |= {
+        final |= _evaluate(trial, run, trainer, feed, "test", prefix="test")
+    final |= counts | {
         "cost/train_seconds": seconds,
+        "cost/feature_seconds": feed.seconds,
         "cost/steps": float(trainer.global_step),
-        "cost/trainable_parameters": float(_count(model, trainable=True)),
-        "cost/parameters": float(_count(model, trainable=False)),
         "cost/peak_memory_mb": _peak_memory_mb(settings),
     }
     run.metrics(final)
     return final
+
+
+def _select(model: Task, path: Path) -> int:
+    """Bring the model to the state of a checkpoint, remove that, and return its epoch."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["state_dict"])
+    path.unlink()  # what is kept is written once it is finished
+    path.parent.rmdir()
+    return int(saved["epoch"])
+
+
+def _scorer(trial: Trial, feed: Feed, settings: machine.Machine) -> Score:
+    """Return what scores the model as it is on validation data, more being better."""
+    device, bf16 = device_of(settings), settings.precision.value == "bf16"
+    sign = 1.0 if trial.mode == "max" else -1.0
+
+    @torch.no_grad()
+    def score() -> float:
+        model = trial.model.to(device).eval()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            kept = [
+                model.step(move_data_to_device(batch, device))[1] for batch in feed.ordered("val")
+            ]
+        together = {key: torch.cat([part[key] for part in kept]).cpu() for key in kept[0]}
+        value = sign * model.evaluate("val", together)[trial.metric]
+        return -math.inf if math.isnan(value) else value
+
+    return score
 
 
 class Recorder(Callback):
@@ -151,18 +199,24 @@ def _trainer(trial: Trial, settings: machine.Machine, callbacks: list[Callback])
     )
 
 
+def _show(certificate: Certificate, run: Run) -> None:
+    run.json(certificate.describe(), "certificate.json")
+    if Reporter.active is not None:
+        Reporter.active.certify(certificate.describe())
+
+
 def _evaluate(
     trial: Trial,
     run: Run,
     trainer: pl.Trainer,
+    feed: Feed,
     split: Literal["val", "test"],
     *,
     prefix: str,
 ) -> dict[str, float]:
     """Score one split with the selected model and log the predictions of each of its cases."""
-    loader = trial.data.loader(split, batch_size=trial.config.trainer.batch_size)
     method = trainer.test if split == "test" else trainer.validate
-    values = method(trial.model, loader, verbose=False)[0]
+    values = method(trial.model, feed.ordered(split), verbose=False)[0]
     with run.folder("predictions") as folder:
         predictions(trial, split).to_parquet(folder / f"{split}.parquet", index=False)
     return {f"{prefix}/{name.partition('/')[2]}": float(value) for name, value in values.items()}
@@ -215,10 +269,6 @@ def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
 
 def _images(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Tensor]:
     return (batch["image"] for batch in loader)
-
-
-def _count(model: Task, *, trainable: bool) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 
 def _peak_memory_mb(settings: machine.Machine) -> float:

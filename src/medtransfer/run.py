@@ -44,10 +44,12 @@ IDENTITY = (
     "optimizer",
     "scheduler",
     "trainer",
+    "features",
 )
 NOT_IDENTITY = {
     "dataset": ("root", "split"),  # their content is hashed instead
     "strategy": ("search_space",),
+    "features": ("max_gb",),
     "trainer": ("accelerator", "devices", "threads", "workers", "checkpoint"),
 }
 
@@ -99,6 +101,8 @@ def check(config: TrainConfig) -> Choices:
     """
     make = partial(build, trusted=config.trusted_modules)
     task, dataset = check_fit(config)
+    strategy = make(config.strategy, Strategy)
+    _check_strategy(strategy, task, config.features.mode)
     make_optimizer = optimizer_factory(config.optimizer, config.trusted_modules)
     metric = (config.trainer.selection.metric or task.headline).removeprefix("val/")
     direction = task.direction(metric)
@@ -106,7 +110,7 @@ def check(config: TrainConfig) -> Choices:
         task=task,
         dataset=dataset,
         transform=make(config.transform, Transform),
-        strategy=make(config.strategy, Strategy),
+        strategy=strategy,
         schedule=make(config.scheduler, Scheduler),
         make_optimizer=make_optimizer,
         metric=metric,
@@ -201,6 +205,21 @@ def check_fit(config: TrainConfig) -> tuple[type[Task], Dataset]:
             remedy="choose a task for one of these annotations, or another dataset",
         )
     return task_class, dataset
+
+
+def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
+    name = type(strategy).__name__
+    if strategy.solves and task.represents != "embedding":
+        raise ConfigError(
+            f"strategy {name} solves a head from one vector for each image, and task"
+            f" {task.__name__} has none",
+            remedy="choose a strategy that trains in steps, such as feature_extraction",
+        )
+    if mode == "cached" and not strategy.cacheable:
+        raise ConfigError(
+            f"features.mode=cached, and strategy {name} changes the backbone",
+            remedy="features.mode=auto computes features once where that is possible",
+        )
 
 
 def identify(config: TrainConfig, data: Data, provenance: Provenance) -> str:

@@ -14,7 +14,7 @@ BROKEN = """
 from dataclasses import dataclass
 from medtransfer.strategies.feature_extraction import FeatureExtraction
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Broken(FeatureExtraction):
     def parameter_groups(self, model, optimizer):
         if self.head_lr == 2:

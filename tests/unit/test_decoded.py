@@ -1,5 +1,6 @@
-import errno
 import multiprocessing
+import os
+import resource
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -185,14 +186,25 @@ def test_a_cache_that_cannot_be_written_says_where(toy, tmp_path):
     assert "paths.cache" in e.value.remedy
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(toy, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_full_disk_is_told_and_leaves_nothing(toy, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # the images have 2048 bytes
+    try:
+        with pytest.raises(StoreError, match=r"cannot be written: .*large"):
+            decode(toy, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path for path in (tmp_path / "decoded").iterdir() if path.suffix != ".lock"] == []
 
-    monkeypatch.setattr(np.lib.format, "open_memmap", full)
-    with pytest.raises(StoreError, match="No space left on device"):
-        decode(toy, tmp_path)
-    assert list(tmp_path.glob("decoded/partial-*")) == []
+
+def test_a_damaged_cache_is_told_and_decoded_again(toy, tmp_path):
+    expected = np.array(decode(toy, tmp_path).images)
+    (file,) = tmp_path.glob("decoded/*/images.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    os.utime(file, (1, 1))  # clocks of file systems are coarse
+    with pytest.warns(UserWarning, match="'images.npy' is not as it was written"):
+        assert np.array_equal(decode(toy, tmp_path).images, expected)
+    assert toy.reads() == 16
 
 
 def _decode(given):

@@ -71,7 +71,7 @@ def test_a_schedule_moves_all_groups_by_the_same_factor_until_it_ends(groups):
     optimizer = optimizer_factory(read("sgd"), ())(params=groups)
     schedule = Cosine(warmup=0.2)
     trainer = SimpleNamespace(estimated_stepping_batches=10)
-    scheduler = scheduled(optimizer, schedule, trainer)["lr_scheduler"]["scheduler"]
+    scheduler = scheduled(optimizer, schedule.factor, trainer)["lr_scheduler"]["scheduler"]
     for step in range(13):
         factor = schedule.factor(min(step / 10, 1))
         assert scheduler.get_last_lr() == pytest.approx([0.01 * factor, 0.1 * factor])
@@ -82,4 +82,7 @@ def test_a_schedule_moves_all_groups_by_the_same_factor_until_it_ends(groups):
 def test_a_schedule_counts_steps_and_not_epochs(groups):
     trainer = SimpleNamespace(estimated_stepping_batches=0)
     optimizer = optimizer_factory(read("sgd"), ())(params=groups)
-    assert scheduled(optimizer, Cosine(warmup=0.0), trainer)["lr_scheduler"]["interval"] == "step"
+    assert (
+        scheduled(optimizer, Cosine(warmup=0.0).factor, trainer)["lr_scheduler"]["interval"]
+        == "step"
+    )

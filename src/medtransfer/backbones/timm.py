@@ -69,9 +69,12 @@ class TimmBackbone(Backbone):
         return self.model.forward_head(final, pre_logits=True), levels
 
     def layer_groups(self) -> Sequence[tuple[str, ...]]:
-        """See `Backbone.layer_groups`; the groups are timm's own."""
-        groups = group_parameters(self.model, self.model.group_matcher(coarse=True))
-        return [tuple(f"model.{name}" for name in groups[key]) for key in sorted(groups)]
+        """See `Backbone.layer_groups`: timm's own, a closing norm with the group before it."""
+        found = group_parameters(self.model, self.model.group_matcher(coarse=True))
+        groups = [found[key] for key in sorted(found)]
+        if len(groups) > 1 and all(self.model.get_parameter(n).ndim < 2 for n in groups[-1]):
+            groups[-2:] = [[*groups[-2], *groups[-1]]]  # to tune it alone would be norm tuning
+        return [tuple(f"model.{name}" for name in names) for names in groups]
 
     def stages(self) -> Sequence[nn.Module]:
         """See `Backbone.stages`; residual networks are such chains."""

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
+from medtransfer.cache import array_file, entry
 from medtransfer.data.base import Dataset, Image, Record
 from medtransfer.data.splits import merge_groups
-from medtransfer.errors import DataError, StoreError
+from medtransfer.errors import DataError
 
-FORMAT = 1  # changes when what is written changes
+FORMAT = 2  # changes when what is written changes
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
     """Return the dataset decoded, from the cache where it holds just this.
 
     The key covers the dataset's own fingerprint and everything that shapes the pixels, so a changed
-    file or size is another entry. Writers hold a lock and publish by renaming, so a killed one
-    leaves nothing half-written behind a valid name.
+    file or size is another entry.
 
     Args:
         dataset: Where samples come from.
@@ -65,13 +62,10 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
     _require_unique(records)
     parts = (FORMAT, type(dataset).__qualname__, dataset.image_size, dataset.channels)
     text = f"{parts} {dataset.fingerprint(records)}"
-    entry = cache / "decoded" / hashlib.sha256(text.encode()).hexdigest()[:32]
-    with _writable(entry.parent):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{entry}.lock"):
-            if not entry.is_dir():
-                _write(dataset, records, entry)
-    index = json.loads((entry / "index.json").read_text(encoding="utf-8"))
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    with entry(cache / "decoded", key, partial(_write, dataset, records)) as folder:
+        index = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+        images = np.load(folder / "images.npy", mmap_mode="r")
     if index["skipped"] and dataset.on_error == "raise":
         raise DataError(**index["skipped"][0])
 
@@ -87,7 +81,7 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
     return Decoded(
         class_names=class_names,
         records=merged,
-        images=np.load(entry / "images.npy", mmap_mode="r"),
+        images=images,
         skipped=tuple(skipped["problem"] for skipped in index["skipped"]),
         contents=hashes,
         data_hash=hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16],
@@ -116,16 +110,11 @@ def letterbox(image: Image, size: int, channels: int) -> Image:
     return canvas.transpose(2, 0, 1)
 
 
-def _write(dataset: Dataset, records: Sequence[Record], entry: Path) -> None:
-    prefix = f"partial-{entry.name}-"
-    for left in entry.parent.glob(f"{prefix}*"):  # by a killed writer: the lock is ours now
-        shutil.rmtree(left, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
-    try:
-        shape = (len(records), dataset.channels, dataset.image_size, dataset.image_size)
-        images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
-        hashes: dict[str, str] = {}
-        skipped: list[dict[str, str]] = []
+def _write(dataset: Dataset, records: Sequence[Record], folder: Path) -> None:
+    shape = (len(records), dataset.channels, dataset.image_size, dataset.image_size)
+    hashes: dict[str, str] = {}
+    skipped: list[dict[str, str]] = []
+    with array_file(folder / "images.npy", shape, np.uint8) as append:
         for record in records:
             try:
                 image = dataset.read(record)
@@ -136,14 +125,10 @@ def _write(dataset: Dataset, records: Sequence[Record], entry: Path) -> None:
                 continue
             # `shape` keeps two images apart that share their bytes but not their proportions
             content = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
-            images[len(hashes)] = letterbox(image, dataset.image_size, dataset.channels)
+            append(letterbox(image, dataset.image_size, dataset.channels))
             hashes[record.sample_id] = hashlib.sha256(content).hexdigest()[:32]
-        images.flush()
-        index = json.dumps({"hashes": hashes, "skipped": skipped})
-        (partial / "index.json").write_text(index, encoding="utf-8")
-        partial.rename(entry)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    index = json.dumps({"hashes": hashes, "skipped": skipped})
+    (folder / "samples.json").write_text(index, encoding="utf-8")
 
 
 def _require_unique(records: Sequence[Record]) -> None:
@@ -163,14 +148,3 @@ def _require_every_class(class_names: Sequence[str], records: Sequence[Record]) 
                 f"class '{name}' has no image that can be read",
                 remedy="repair its files, or leave it out with dataset.classes=[...]",
             )
-
-
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"the cache '{folder}' cannot be written: {error.strerror or error}",
-            remedy="make it writable, free some space, or point paths.cache elsewhere",
-        ) from None

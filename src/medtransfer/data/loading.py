@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -25,13 +25,17 @@ from medtransfer.seeding import derive
 class Batch(TypedDict):
     """What a task receives.
 
-    Keys: `image` (N, C, H, W) float32 in [0, 1]; `target` (N,) int64; `index` (N,) int64, the
-    position of each sample in `Data.decoded.records`.
+    Keys: `target` (N,) int64; `index` (N,) int64, the position of each sample in
+    `Data.decoded.records`; `image` (N, C, H, W) float32 in [0, 1], or what was computed from it
+    before: `embedding` (N, D) float32, or `levels`, the pyramid: (N, C_i, H_i, W_i) float32, fine
+    to coarse.
     """
 
-    image: Tensor
     target: Tensor
     index: Tensor
+    image: NotRequired[Tensor]
+    embedding: NotRequired[Tensor]
+    levels: NotRequired[list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,27 @@ class Data:
             batch_size=batch_size,
             sampler=_InOrder(indices),
             num_workers=workers,
+        )
+
+    def views(
+        self,
+        indices: NDArray[np.int64],
+        transform: Transform | None,
+        *,
+        count: int,
+        batch_size: int,
+        workers: int,
+    ) -> DataLoader[Batch]:
+        """Return `count` views of each sample, those of one sample after each other.
+
+        View v is what a trial of seed 0 sees in epoch v: they are the same for all trials.
+        """
+        return DataLoader(
+            _Samples(self.decoded.images, self.targets, 0, transform),
+            batch_size=batch_size,
+            sampler=[(view, int(index)) for index in indices for view in range(count)],
+            num_workers=workers,
+            generator=torch.Generator(),  # else each pass takes a number from torch's own
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -37,3 +38,18 @@ class Linear(Head):
     def forward(self, embedding: Tensor) -> Tensor:
         """See `Head.forward`."""
         return self.linear(self.dropout(self.norm(embedding)))  # type: ignore[no-any-return]
+
+    def fit_norm(self, features: Tensor) -> Tensor:
+        """Standardise by these features from now on, where it does; (n, D) to (n, D)."""
+        if isinstance(self.norm, nn.BatchNorm1d):
+            assert self.norm.running_mean is not None
+            assert self.norm.running_var is not None
+            self.norm.running_mean.copy_(features.mean(0))
+            self.norm.running_var.copy_(features.var(0, correction=0))
+        return self.norm.eval()(features)  # type: ignore[no-any-return]
+
+    def assign(self, weight: Tensor, bias: Tensor) -> None:
+        """Take over the weight (outputs, in_features) and the bias (outputs,)."""
+        with torch.no_grad():
+            self.linear.weight.copy_(weight)
+            self.linear.bias.copy_(bias)

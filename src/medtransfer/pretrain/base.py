@@ -193,7 +193,7 @@ class Pretraining(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Give the optimizer every parameter that learns in this stage."""
         learning = [p for p in self.learner.parameters() if p.requires_grad]
-        return scheduled(self.make_optimizer(params=learning), self.schedule, self.trainer)
+        return scheduled(self.make_optimizer(params=learning), self.schedule.factor, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the stage in the checkpoint."""

@@ -148,7 +148,7 @@ class StackLearner(Learner):
         fitted = torch.cat([patches(x, size)[::every] for x in self._inputs(seen)])
         count = min(self.shapes[high].channels, *fitted.shape)
         solver = "covariance_eigh" if len(fitted) > fitted.shape[1] else "full"
-        components: Any = PCA(count, svd_solver=solver)  # type: ignore[no-untyped-call]
+        components: Any = PCA(count, svd_solver=solver)
         components.fit(fitted.double().numpy())
 
         own = linear = 0.0

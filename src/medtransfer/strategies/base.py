@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from medtransfer.errors import ConfigError
 from medtransfer.strategies import freezing
 
 BatchNorm = Literal["train", "frozen", "reestimate"]
+
+Score = Callable[[], float]
+"""Returns the selection metric of the model as it is, on validation data; more is better."""
 
 
 class BackboneLike(Protocol):
@@ -21,17 +25,21 @@ class BackboneLike(Protocol):
     def embed(self, images: Tensor) -> Tensor:
         """Return the embedding of a batch."""
 
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps of a batch."""
+
     def layer_groups(self) -> Iterable[tuple[str, ...]]:
         """Return parameter names by group, stem first."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Strategy(ABC):
     """What of (backbone, head) learns.
 
     The model that a strategy acts on is any module with the children `backbone` and `head`.
     Two strategies differ in what they declare here and in nothing else; all of it stands in the
-    strategy's YAML.
+    strategy's YAML. A strategy serves one trial: what it notes on the way, such as the values that
+    it started from, is its own.
 
     Attributes:
         batchnorm: What batch normalisation in the backbone does while training. `train`: it
@@ -44,6 +52,19 @@ class Strategy(ABC):
 
     policies: ClassVar[tuple[BatchNorm, ...]]
     """What `batchnorm` may be, besides `auto`."""
+    cacheable: ClassVar[bool] = False
+    """Whether the backbone stays as `setup` leaves it, so that features can be computed once."""
+    solves: ClassVar[bool] = False
+    """Whether `fit_head` solves the head from features, instead of training in steps."""
+    distils: ClassVar[bool] = False
+    """Whether `penalty` looks at the backbone's pyramid."""
+
+    policy: BatchNorm = field(init=False, repr=False)
+    """What `batchnorm` was resolved to, once set up."""
+    reestimated: bool = field(init=False, repr=False)
+    """Whether statistics were estimated on the training images, once set up."""
+    current: int = field(init=False, repr=False)
+    """The phase that the model is in, once set up."""
 
     batchnorm: Literal["auto", "train", "frozen", "reestimate"]
     search_space: dict[str, dict[str, Any]]
@@ -86,10 +107,98 @@ class Strategy(ABC):
             batches: Training images as they are, (N, C, H, W); read only if needed.
             statistics: Whether the weights brought statistics with them.
         """
-        policy = self.resolve_batchnorm(statistics=statistics)
-        if policy == "reestimate":
+        self.policy = self.resolve_batchnorm(statistics=statistics)
+        self.reestimated = self.policy == "reestimate"
+        if self.reestimated:
             freezing.reestimate_batchnorm(model.backbone, batches)  # type: ignore[arg-type]
-        freezing.freeze(model, self.trainable(model), batchnorm=policy)
+        self.begin(model)
+        self.enter(model, self.phase(0.0))
+        if self.policy == "train" and not statistics and freezing.batchnorm_rests(model):
+            # layers of which nothing learns rest, and should rest on statistics of something
+            self.reestimated = True
+            freezing.reestimate_batchnorm(model.backbone, batches)  # type: ignore[arg-type]
+
+    def begin(self, model: nn.Module) -> None:
+        """Note what the model starts from, or add to it what is to learn."""
+
+    def phase(self, progress: float) -> int:  # noqa: ARG002
+        """Return the number of the phase at `progress`, the share of all steps done, in [0, 1]."""
+        return 0
+
+    def trainable_in(self, model: nn.Module, phase: int) -> set[str]:  # noqa: ARG002
+        """Return what learns in a phase; what once learns, learns to the end."""
+        return self.trainable(model)
+
+    def enter(self, model: nn.Module, phase: int) -> None:
+        """Start a phase: freeze what does not learn in it."""
+        self.current = phase
+        freezing.freeze(model, self.trainable_in(model, phase), batchnorm=self.policy)
+
+    def on_step_start(self, model: nn.Module, progress: float) -> None:
+        """Enter the phase of this step; it follows from `progress`, so a resumed run finds it."""
+        phase = self.phase(progress)
+        if phase != self.current:
+            self.enter(model, phase)
+            model.train()  # wakes what learns from here on
+
+    def pace(self, progress: float) -> float:
+        """Return where in its schedule the learning rate is at `progress`, in [0, 1]."""
+        return progress
+
+    def penalty(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        images: Tensor,  # noqa: ARG002
+        levels: list[Tensor],  # noqa: ARG002
+    ) -> Tensor | None:
+        """Return what is added to the loss of a batch, a scalar, or None.
+
+        Args:
+            model: The model.
+            images: (N, C, H, W).
+            levels: Their pyramid, from the same pass; empty unless `distils`.
+        """
+        return None
+
+    def before_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Look at the gradients; learning rates changed here are for this one step."""
+
+    def fit_head(
+        self,
+        model: nn.Module,
+        features: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        score: Score,
+    ) -> dict[str, Any]:
+        """Solve the head; only where `solves`.
+
+        Args:
+            model: The model.
+            features: Embeddings of the training images, (n, D).
+            targets: Class indices, (n,).
+            weights: Of each class in the loss, (K,); None weighs every case alike.
+            score: For choices between solutions.
+
+        Returns:
+            What was chosen on validation, by name.
+        """
+        raise NotImplementedError
+
+    def finish(self, model: nn.Module, score: Score) -> dict[str, Any]:  # noqa: ARG002
+        """Bring the selected model into the form in which it is tested and kept.
+
+        Returns:
+            What was chosen on validation, by name.
+        """
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run could not find out again, in tensors and plain values."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
 
 
 def group(
@@ -98,6 +207,19 @@ def group(
     """Return one optimizer group, its learning rate a multiple of the configured one."""
     parameters = dict(model.named_parameters())
     return {"params": [parameters[name] for name in names], "lr": lr * optimizer["lr"]}
+
+
+def by_layer(
+    model: nn.Module, rates: Iterable[float], head_lr: float, optimizer: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return an optimizer group for each layer group, stem first, and one for the head."""
+    return [
+        *(
+            group(model, names, lr, optimizer)
+            for names, lr in zip(layer_groups(model), rates, strict=True)
+        ),
+        group(model, names_under(model, "head"), head_lr, optimizer),
+    ]
 
 
 def names_under(model: nn.Module, child: str) -> list[str]:

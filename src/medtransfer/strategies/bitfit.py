@@ -11,7 +11,7 @@ from medtransfer.strategies.base import names_under
 from medtransfer.strategies.fine_tuning import FineTuning
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BitFit(FineTuning):
     """The biases of the backbone learn, those of its normalisation too, and the head.
 

@@ -12,7 +12,7 @@ from torch import nn
 from medtransfer.strategies.base import BatchNorm, Strategy, group, names_under
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class FineTuning(Strategy):
     """Everything learns; what derives from it lets a part of the backbone learn.
 

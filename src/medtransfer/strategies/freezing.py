@@ -45,7 +45,7 @@ def freeze(
     for module in model.modules():
         own = list(module.parameters())
         frozen = bool(own) and not any(p.requires_grad for p in own)
-        setattr(module, RESTING, frozen)
+        setattr(module, RESTING, frozen and module is not model)
     if batchnorm != "train":
         for module in model.backbone.modules():  # type: ignore[union-attr]
             if isinstance(module, _BatchNorm):
@@ -62,6 +62,14 @@ def rest(model: nn.Module) -> None:
     for module in model.modules():
         if getattr(module, RESTING, False):
             module.eval()
+
+
+def batchnorm_rests(model: nn.Module) -> bool:
+    """Return whether any batch normalisation in the backbone uses statistics that stay."""
+    return any(
+        isinstance(module, _BatchNorm) and getattr(module, RESTING, False)
+        for module in model.backbone.modules()  # type: ignore[union-attr]
+    )
 
 
 @torch.no_grad()

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from medtransfer.strategies.base import group, layer_groups, names_under
+from medtransfer.strategies.base import by_layer, layer_groups
 from medtransfer.strategies.fine_tuning import FineTuning
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LayerwiseDecay(FineTuning):
     """Discriminative learning rates (Howard and Ruder 2018; Clark et al. 2020).
 
@@ -29,9 +29,6 @@ class LayerwiseDecay(FineTuning):
         self, model: nn.Module, optimizer: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """See `Strategy.parameter_groups`: one for each layer group, stem first, then the head."""
-        found = layer_groups(model)
-        rates = [self.backbone_lr * self.decay**above for above in reversed(range(len(found)))]
-        return [
-            *(group(model, names, lr, optimizer) for names, lr in zip(found, rates, strict=True)),
-            group(model, names_under(model, "head"), self.head_lr, optimizer),
-        ]
+        last = len(layer_groups(model)) - 1
+        rates = [self.backbone_lr * self.decay ** (last - i) for i in range(last + 1)]
+        return by_layer(model, rates, self.head_lr, optimizer)

@@ -10,7 +10,7 @@ from medtransfer.errors import ConfigError
 from medtransfer.strategies.fine_tuning import FineTuning
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class NormTuning(FineTuning):
     """The normalisation layers of the backbone learn, and the head (Frankle et al. 2021)."""
 

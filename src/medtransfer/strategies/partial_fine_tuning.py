@@ -13,7 +13,7 @@ from medtransfer.strategies.base import layer_groups
 from medtransfer.strategies.fine_tuning import FineTuning
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PartialFineTuning(FineTuning):
     """The last layer groups of the backbone learn, and the head (Tajbakhsh et al. 2016).
 

@@ -13,7 +13,7 @@ from medtransfer.strategies.base import layer_groups
 from medtransfer.strategies.fine_tuning import FineTuning
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Surgical(FineTuning):
     """Chosen layer groups learn, and the head (Lee et al. 2023, arXiv 2210.11466).
 

@@ -16,7 +16,7 @@ from medtransfer.data.base import DataSpec
 from medtransfer.data.loading import Batch
 from medtransfer.strategies import freezing
 from medtransfer.strategies.base import Strategy
-from medtransfer.tasks.optimizing import MakeOptimizer, scheduled
+from medtransfer.tasks.optimizing import MakeOptimizer, scheduled, total_steps
 from medtransfer.tasks.schedulers import Scheduler
 
 Stage = Literal["train", "val", "test"]
@@ -49,6 +49,8 @@ class Task(pl.LightningModule, ABC):
     """The kind of annotation that the task learns from."""
     headline: ClassVar[str]
     """The metric that answers are about."""
+    represents: ClassVar[Literal["embedding", "pyramid"]] = "embedding"
+    """What of the backbone's outputs the head takes."""
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Task(pl.LightningModule, ABC):
         self.spec = spec
         self.kept: dict[Stage, dict[str, Tensor]] = {}
         self._batches: list[dict[str, Tensor]] = []
+        self._levels: list[Tensor] = []  # the pyramid of the batch, where the strategy wants it
 
     @classmethod
     @abstractmethod
@@ -102,14 +105,15 @@ class Task(pl.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the loss of one batch; training is not scored, since its images are augmented."""
         loss, _ = self.step(batch)
-        self.log(
-            metric_name("train", "loss"),
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(batch["index"]),
-        )
-        return loss
+        values = {"loss": loss}
+        penalty = None
+        if "image" in batch:  # a backbone that learns from them is pulled back, if any is
+            penalty = self.strategy_.penalty(self, batch["image"], self._levels)
+        if penalty is not None:
+            values["penalty"] = penalty
+        named = {metric_name("train", name): value for name, value in values.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch["index"]))
+        return loss if penalty is None else loss + penalty
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the outputs of one batch."""
@@ -127,10 +131,41 @@ class Task(pl.LightningModule, ABC):
         """Compute and log the test metrics; the outputs stay in `kept`."""
         self._score("test")
 
+    def embedding(self, batch: Batch) -> Tensor:
+        """Return the embedding of a batch, (N, D): computed before, or now from its images."""
+        if "image" not in batch:
+            return batch["embedding"]
+        if self.training and self.strategy_.distils:
+            embedding, self._levels = self.backbone.features(batch["image"])
+            return embedding
+        return self.backbone.embed(batch["image"])
+
+    @property
+    def progress(self) -> float:
+        """Share of the training's steps that is done, in [0, 1]."""
+        return min(1.0, self.trainer.global_step / total_steps(self.trainer))
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Give the optimizer what the strategy declares, and nothing else."""
         groups = self.strategy_.parameter_groups(self, self.optimizer_config)
-        return scheduled(self.make_optimizer(params=groups), self.schedule, self.trainer)
+        pace = self.strategy_.pace
+
+        def factor(progress: float) -> float:
+            return self.schedule.factor(pace(progress))
+
+        return scheduled(self.make_optimizer(params=groups), factor, self.trainer)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Show the gradients to the strategy."""
+        self.strategy_.before_step(self, optimizer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the strategy needs to go on."""
+        checkpoint["strategy"] = self.strategy_.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the strategy what it kept."""
+        self.strategy_.load_state(checkpoint["strategy"])
 
     def train(self, mode: bool = True) -> Task:
         """Set the mode, and keep the frozen parts at rest."""
@@ -141,6 +176,10 @@ class Task(pl.LightningModule, ABC):
     def on_train_epoch_start(self) -> None:
         """Keep the frozen parts at rest: Lightning restores modes without calling `train`."""
         freezing.rest(self)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Enter the strategy's phase of this step."""
+        self.strategy_.on_step_start(self, self.progress)
 
     def _score(self, stage: Stage) -> None:
         parts, self._batches = self._batches, []

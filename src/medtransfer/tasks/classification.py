@@ -78,7 +78,7 @@ class Classification(Task):
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task.step`; keeps `scores`, the probabilities (N, K), and `target`."""
-        logits = self(batch["image"]).float()
+        logits = self.head(self.embedding(batch)).float()
         kept = {
             "index": batch["index"],
             "scores": logits.softmax(1),

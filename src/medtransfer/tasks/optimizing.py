@@ -10,7 +10,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
 from medtransfer.config import Component, build, check_arguments, locate
-from medtransfer.tasks.schedulers import Scheduler
 
 LIBRARIES = ("torch.optim",)  # whose classes the group may name directly
 
@@ -29,12 +28,17 @@ def optimizer_factory(node: Component, trusted: Iterable[str]) -> MakeOptimizer:
     return partial(build, node, base, trusted=trusted, extra=LIBRARIES)
 
 
+def total_steps(trainer: Trainer) -> int:
+    """Return how many steps a training takes, as epochs and steps limit it."""
+    return max(1, int(trainer.estimated_stepping_batches))
+
+
 def scheduled(
-    optimizer: torch.optim.Optimizer, schedule: Scheduler, trainer: Trainer
+    optimizer: torch.optim.Optimizer, factor: Callable[[float], float], trainer: Trainer
 ) -> OptimizerLRScheduler:
-    """Return an optimizer whose learning rates follow `schedule` over the trainer's steps."""
-    total = max(1, int(trainer.estimated_stepping_batches))
+    """Return an optimizer whose learning rates are multiplied by `factor` of the share done."""
+    total = total_steps(trainer)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: schedule.factor(min(step / total, 1.0))
+        optimizer, lambda step: factor(min(step / total, 1.0))
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

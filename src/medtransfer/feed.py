@@ -1,0 +1,127 @@
+"""Where a trial's batches come from: images, or features that were computed before."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from medtransfer.errors import ConfigError
+from medtransfer.features import Extractor, Features, FeatureStore, open_features, size_estimate
+from medtransfer.machine import Machine
+from medtransfer.run import Trial
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Feed:
+    """Gives the batches of a trial, of a model that its strategy has set up.
+
+    Features stand in for images where the strategy leaves the backbone as it is. Those of a split
+    do not exist before the split is asked for.
+
+    Args:
+        trial: Whose.
+        machine: How it computes.
+
+    Raises:
+        ConfigError: If features are to be cached and would take more room than they may.
+    """
+
+    def __init__(self, trial: Trial, machine: Machine) -> None:
+        self.trial = trial
+        self.workers = int(machine.workers.value)
+        self.seconds = 0.0
+        """Spent on opening features, or computing them."""
+        self._opened: dict[Split, Features] = {}
+        config = trial.config.features
+        self.extractor = Extractor(
+            backbone=trial.model.backbone,
+            part=trial.model.represents,
+            device=device_of(machine),
+            precision="bf16" if machine.precision.value == "bf16" else "fp32",
+            dtype=config.dtype,
+            batch_size=trial.config.trainer.batch_size,
+            workers=self.workers,
+        )
+        self.store: FeatureStore | None = None
+        self.why_online = self._why_online()
+        if self.why_online is None:
+            self.store = FeatureStore(trial.config.paths.cache / "features", config.max_gb)
+
+    @property
+    def from_features(self) -> bool:
+        """Whether batches hold features; heads that are solved take nothing else."""
+        return self.store is not None or self.trial.model.strategy_.solves
+
+    def train(self) -> DataLoader[Any]:
+        """Return shuffled batches of the training subset."""
+        config = self.trial.config.trainer
+        images = self.trial.data.train_loader(
+            self.trial.transform,
+            batch_size=config.batch_size,
+            workers=0 if self.from_features else self.workers,
+            sampler=config.sampler,
+        )
+        return self._features("train").in_place_of(images) if self.from_features else images
+
+    def ordered(self, split: Split) -> DataLoader[Any]:
+        """Return batches of a split in its own order, as they are."""
+        size = self.trial.config.trainer.batch_size
+        images = self.trial.data.loader(split, batch_size=size)
+        return self._features(split).in_place_of(images) if self.from_features else images
+
+    def table(self) -> tuple[Tensor, Tensor]:
+        """Return the features of the training subset, (n, D), and its targets, (n,)."""
+        return self._features("train").table(self.trial.data.train)
+
+    def describe(self) -> dict[str, Any]:
+        """Return how features come to the head, in plain values."""
+        if self.store is None:
+            told: dict[str, Any] = {"mode": "online", "why": self.why_online}
+        else:
+            told = {"mode": "cached", "dtype": self.trial.config.features.dtype}
+        if self.from_features:
+            told["views"] = self._features("train").views
+        return told
+
+    def _features(self, split: Split) -> Features:
+        if split not in self._opened:
+            started = time.perf_counter()
+            self._opened[split] = open_features(
+                self.trial.data,
+                split,
+                self.extractor,
+                transform=self.trial.transform,
+                views=self.trial.config.features.views,
+                store=self.store,
+            )
+            self.seconds += time.perf_counter() - started
+        return self._opened[split]
+
+    def _why_online(self) -> str | None:
+        config = self.trial.config.features
+        if not self.trial.model.strategy_.cacheable:
+            return "the backbone learns"
+        if config.mode == "online":
+            return "as configured"
+        views, transform = config.views, self.trial.transform
+        size = sum(
+            size_estimate(self.trial.data, split, self.extractor, transform=transform, views=views)
+            for split in SPLITS
+        )
+        if size <= config.max_gb * 1e9:
+            return None
+        why = f"features would take {size / 1e9:.1f} GB, and features.max_gb={config.max_gb:g}"
+        if config.mode == "cached":
+            raise ConfigError(why, remedy="raise features.max_gb, or features.mode=auto")
+        return why
+
+
+def device_of(machine: Machine) -> torch.device:
+    """Return the device that a machine's accelerator is."""
+    return torch.device("cuda" if machine.accelerator.value == "gpu" else "cpu")

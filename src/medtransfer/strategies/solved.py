@@ -1,0 +1,69 @@
+"""What strategies share whose head is solved from features, without steps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from medtransfer.errors import DataError
+from medtransfer.strategies.base import Score
+from medtransfer.strategies.frozen import Frozen
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Solved(Frozen):
+    """The head is solved from the features of a frozen backbone.
+
+    Of the loss it heeds the class weights; optimizer, schedule and budget have no say.
+    """
+
+    solves: ClassVar[bool] = True
+
+    def parameter_groups(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        optimizer: Mapping[str, Any],  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        """See `Strategy.parameter_groups`; nothing is stepped."""
+        return []
+
+    @abstractmethod
+    def fit_head(
+        self,
+        model: nn.Module,
+        features: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        score: Score,
+    ) -> dict[str, Any]:
+        """See `Strategy.fit_head`."""
+
+
+def best(candidates: Iterable[T], apply: Callable[[T], None], score: Score) -> T:
+    """Apply each candidate in turn, and the one that scores best, the first of equals, again."""
+    scored = []
+    for candidate in candidates:
+        apply(candidate)
+        scored.append((score(), candidate))
+    chosen = max(scored, key=lambda pair: pair[0])[1]
+    apply(chosen)
+    return chosen
+
+
+def require_two_classes(targets: Tensor) -> None:
+    """Refuse targets of which nothing can be learnt.
+
+    Raises:
+        DataError: If all are of one class.
+    """
+    if len(targets.unique()) < 2:
+        raise DataError(
+            "the training subset has cases of one class only",
+            remedy="raise dataset.fraction or dataset.shots",
+        )
