@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import move_data_to_device
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
 from medtransfer import machine
@@ -63,30 +62,23 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
     _show(certificate, run)
 
     score = _scorer(trial, feed, settings)
-    folder = config.paths.output / "checkpoints" / run.run_id
     if model.strategy_.solves:
         trainer, epoch = _trainer(trial, settings, []), 0
         weights = cast("Loss", model.loss).weight
         certificate.chosen = model.strategy_.fit_head(model, *feed.table(), weights, score)
     else:
-        best = ModelCheckpoint(
-            dirpath=folder,
-            filename="best",
-            monitor=metric_name("val", trial.metric),
-            mode=trial.mode,
-            save_weights_only=True,
-            enable_version_counter=False,
-        )
+        best = Best(metric_name("val", trial.metric), trial.mode, frozen=certificate.frozen)
         trainer = _trainer(trial, settings, [best, Recorder(run), LastStep()])
         trainer.fit(model, feed.train(), feed.ordered("val"))
-        certificate.verify(model)
-        epoch = _select(model, Path(best.best_model_path))
+        model.load_state_dict(best.state, strict=False)
+        epoch = best.epoch
     certificate.verify(model)
     certificate.chosen |= model.strategy_.finish(model, score)
     seconds = time.perf_counter() - started
     run.json(certificate.describe(), "certificate.json")
     run.params({"chosen": certificate.chosen} if certificate.chosen else {})
     if config.trainer.checkpoint == "best":
+        folder = config.paths.output / "checkpoints" / run.run_id
         folder.mkdir(parents=True, exist_ok=True)
         torch.save({"state_dict": model.state_dict(), "epoch": epoch}, folder / "best.ckpt")
 
@@ -103,15 +95,6 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
     }
     run.metrics(final)
     return final
-
-
-def _select(model: Task, path: Path) -> int:
-    """Bring the model to the state of a checkpoint, remove that, and return its epoch."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["state_dict"])
-    path.unlink()  # what is kept is written once it is finished
-    path.parent.rmdir()
-    return int(saved["epoch"])
 
 
 def _scorer(trial: Trial, feed: Feed, settings: machine.Machine) -> Score:
@@ -131,6 +114,37 @@ def _scorer(trial: Trial, feed: Feed, settings: machine.Machine) -> Score:
         return -math.inf if math.isnan(value) else value
 
     return score
+
+
+class Best(Callback):
+    """Keeps what the model was in its best epoch, the frozen part aside, which does not change.
+
+    Args:
+        monitor: The metric.
+        mode: Whether more or less of it is better.
+        frozen: Names of the values that stay.
+    """
+
+    def __init__(self, monitor: str, mode: Literal["min", "max"], frozen: Container[str]) -> None:
+        self.monitor = monitor
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.frozen = frozen
+        self.score = -math.inf
+        self.epoch = 0
+        self.state: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See Lightning's hook of this name."""
+        score = self.sign * float(trainer.callback_metrics[self.monitor])
+        if self.state and not score > self.score:  # of equals, the first; of undefined ones too
+            return
+        self.score = -math.inf if math.isnan(score) else score
+        self.epoch = trainer.current_epoch
+        self.state = {
+            name: value.detach().to("cpu", copy=True)
+            for name, value in pl_module.state_dict().items()
+            if name not in self.frozen
+        }
 
 
 class Recorder(Callback):
@@ -193,6 +207,7 @@ def _trainer(trial: Trial, settings: machine.Machine, callbacks: list[Callback])
         gradient_clip_val=config.gradient_clip,
         callbacks=callbacks,
         logger=False,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

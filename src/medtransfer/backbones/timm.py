@@ -21,6 +21,12 @@ SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
+Shapes = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Columns of the embedding, channels of each level and strides of each level."""
+
+_measured: dict[tuple[str, int, int], Shapes] = {}
+
+
 class TimmBackbone(Backbone):
     """A timm model without its classifier.
 
@@ -86,7 +92,16 @@ class TimmBackbone(Backbone):
         return (stem, first, model.layer2, model.layer3, model.layer4)
 
     def _measure(self, image_size: int) -> None:
-        """Take channels and strides from a pass: what timm declares is rounded for some models."""
+        """Take channels and strides from a pass: what timm declares is rounded for some models.
+
+        A sweep builds the same network for every trial; one pass is enough for all of them.
+        """
+        key = (self.name, self.channels_in, image_size)
+        if key not in _measured:
+            _measured[key] = self._pass_through(image_size)
+        self.embedding_size, self.channels, self.strides = _measured[key]
+
+    def _pass_through(self, image_size: int) -> Shapes:
         probe = torch.zeros(2, self.channels_in, image_size, image_size)
         training = self.training
         self.eval()
@@ -113,9 +128,9 @@ class TimmBackbone(Backbone):
                 f"backbone '{self.name}' lacks {' and '.join(lacks)}",
                 remedy="medtransfer list backbone shows models that have all",
             )
-        self.embedding_size = embedding.shape[1]
-        self.channels = tuple(level.shape[1] for level in levels)
-        self.strides = tuple(round(image_size / level.shape[-1]) for level in levels)
+        channels = tuple(level.shape[1] for level in levels)
+        strides = tuple(round(image_size / level.shape[-1]) for level in levels)
+        return embedding.shape[1], channels, strides
 
     def _has_layer_groups(self) -> bool:
         try:

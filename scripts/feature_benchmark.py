@@ -1,0 +1,240 @@
+"""What a study of feature extraction costs, against what it cannot do without.
+
+On `busi` at 224 px with a resnet18, 5 seeds x 4 fractions x 3 heads, in one process:
+
+1. the study through `medtransfer train -m`, its features computed once, against one bare forward
+   pass of timm's over the same images plus the same heads fitted bare (at most 1.3 times);
+2. the same study with the frozen backbone run in each of 20 epochs, against 1 (at least 20 times).
+   It would take hours, so one epoch of each fraction is timed and counted 20 x 5 x 3 times.
+
+What MLflow and the report take is printed apart. Values are drawn at random and given the
+statistics of the images, since no timing depends on them.
+
+    MEDTRANSFER_DATA=DIR python scripts/feature_benchmark.py [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SEEDS, FRACTIONS, EPOCHS = range(5), (0.05, 0.1, 0.25, 1.0), 20
+HEADS = (
+    ("strategy=linear_probe",),
+    ("strategy=classic_head", "strategy.kind=knn"),
+    ("strategy=classic_head", "strategy.kind=random_forest"),
+)
+
+
+def main() -> None:
+    """Time everything and print both ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    threads = parser.parse_args().threads
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["MEDTRANSFER_HOME"] = home
+        measure(Path(home), threads)
+
+
+def measure(home: Path, threads: int) -> None:
+    """Time everything in a home of its own."""
+    import torch
+
+    torch.set_num_threads(threads)
+    weights = make_weights(home)
+    common = [
+        *("dataset=busi", "dataset.image_size=224", "dataset.channels=3", "backbone=resnet18"),
+        *("weights=file", f"weights.path={weights}", "transform=none", "trainer.precision=fp32"),
+        *(f"trainer.threads={threads}", "trainer.workers=0", "trainer.checkpoint=none"),
+        f"dataset.fraction={','.join(map(str, FRACTIONS))}",
+    ]
+    # decodes the images, imports what is needed and creates the store
+    run(["train", *common[:-1], "trainer.max_epochs=1", "features.mode=online", "test=false"])
+
+    forward, data = time_forward(common)
+    fits = time_fits(common, data)
+    tracking = clock_tracking()
+    seeds = f"seed={','.join(map(str, SEEDS))}"
+    started = time.perf_counter()
+    for head in HEADS:
+        run(["train", "-m", *common, *head, seeds])
+    study = time.perf_counter() - started
+    apart = sum(tracking.values())
+    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in tracking.items())
+    trials = len(SEEDS) * len(FRACTIONS) * len(HEADS)
+    print(f"one bare forward pass over {len(data.decoded.records)} images: {forward:.1f} s")
+    print(f"{trials} bare fits of heads: {fits:.1f} s")
+    print(f"the study, {trials} trials: {study:.1f} s, of which apart: {told}")
+    print(f"ratio 1: {(study - apart) / (forward + fits):.2f} (at most 1.3)")
+
+    tracking.update(dict.fromkeys(tracking, 0.0))
+    started = time.perf_counter()
+    online = ["strategy=feature_extraction", "features.mode=online", "trainer.max_epochs=1"]
+    run(["train", "-m", *common, *online, "test=false"])
+    epoch = time.perf_counter() - started - sum(tracking.values())
+    whole = epoch * EPOCHS * len(SEEDS) * len(HEADS)
+    print(f"one epoch of {len(FRACTIONS)} fractions with the backbone run: {epoch:.1f} s")
+    print(f"so {EPOCHS} epochs of {trials} trials: {whole / 60:.0f} min")
+    print(f"ratio 2: {whole / (study - apart):.0f} (at least 20)")
+
+
+def run(arguments: list[str]) -> None:
+    """Run a command in this process, without its screen.
+
+    Raises:
+        SystemExit: If it fails.
+    """
+    from medtransfer.cli import main as medtransfer
+
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen):
+        code = medtransfer(arguments)
+    if code:
+        raise SystemExit(f"{' '.join(arguments)} ended with {code}:\n{screen.getvalue()}")
+
+
+def make_weights(home: Path) -> Path:
+    """Write a resnet18 of random values as a file that brings its statistics."""
+    import torch
+
+    from medtransfer.backbones.timm import TimmBackbone
+    from medtransfer.backbones.weights import save
+
+    torch.manual_seed(0)
+    path = home / "weights.safetensors"
+    save(
+        TimmBackbone("resnet18", 3, 224),
+        path,
+        source="random",
+        trained_on="nothing",
+        licence="none",
+    )
+    return path
+
+
+def time_forward(common: list[str]) -> tuple[float, Any]:
+    """Return the seconds of one pass of timm's over all images, and the data."""
+    import timm
+    import torch
+
+    from medtransfer.data.loading import Data
+
+    data = prepared(common[:-1]).data
+    assert isinstance(data, Data)
+    model = timm.create_model("resnet18", num_classes=0).eval()
+    model.to(memory_format=torch.channels_last)
+    mean, std = (
+        torch.tensor(model.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std")
+    )
+    started = time.perf_counter()
+    with torch.no_grad():
+        for i in range(0, len(data.decoded.images), 32):
+            images = torch.from_numpy(data.decoded.images[i : i + 32].copy()).float() / 255
+            model(((images - mean) / std).to(memory_format=torch.channels_last))
+    return time.perf_counter() - started, data
+
+
+def time_fits(common: list[str], data: Any) -> float:
+    """Return the seconds of all heads' fits by scikit-learn, chosen on validation as they are."""
+    import torch
+
+    from medtransfer.features import Extractor, open_features
+    from medtransfer.run import check
+
+    trial = prepared(common[:-1])
+    extractor = Extractor(
+        *(trial.model.backbone, "embedding", torch.device("cpu"), "fp32", "fp32", 32, 0)
+    )
+    tables = {
+        split: open_features(data, split, extractor, transform=None, views=1, store=None)
+        for split in ("train", "val")
+    }
+    inputs, targets = (x.numpy() for x in tables["val"].table(data.division.val))
+    seconds = 0.0
+    for fraction in FRACTIONS:
+        for seed in SEEDS:
+            config = composed([*common[:-1], f"dataset.fraction={fraction}", f"seed={seed}"])
+            subset = type(data).open(check(config).dataset, cache=config.paths.cache, seed=seed)
+            known = [x.numpy() for x in tables["train"].table(subset.train)]
+            for head in HEADS:
+                strategy = check(composed([*common[:-1], *head])).strategy
+                started = time.perf_counter()
+                for fit in candidates(strategy, len(known[0])):
+                    fit(*known).score(inputs, targets)
+                seconds += time.perf_counter() - started
+    return seconds
+
+
+def candidates(strategy: Any, cases: int) -> Iterator[Callable[..., Any]]:
+    """Yield a bare fit for each setting that a head is chosen from."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    kind = getattr(strategy, "kind", "linear")
+    if kind == "linear":
+        for c in strategy.C:
+            solver = LogisticRegression(C=c, max_iter=10_000, tol=1e-6)
+            yield make_pipeline(StandardScaler(), solver).fit
+    elif kind == "knn":
+        for k in (k for k in strategy.neighbours if k <= cases):
+            knn = KNeighborsClassifier(k, weights="distance")
+            yield make_pipeline(StandardScaler(), knn).fit
+    else:
+        for share in strategy.max_features:
+            yield RandomForestClassifier(strategy.trees, max_features=share, random_state=0).fit
+
+
+def clock_tracking() -> dict[str, float]:
+    """Count the seconds spent in MLflow and on the report from here on, by name."""
+    from medtransfer.commands import report, train
+    from medtransfer.tracking import runs
+
+    spent = {"MLflow": 0.0, "report": 0.0}
+
+    def clock(owner: Any, name: str, where: str) -> None:
+        inner = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                spent[where] += time.perf_counter() - started
+
+        setattr(owner, name, timed)
+
+    for name in ("metrics", "params", "tags", "text", "end"):
+        clock(runs.Run, name, "MLflow")
+    clock(train, "open_configured", "MLflow")
+    clock(report, "answer", "report")
+    return spent
+
+
+def composed(overrides: list[str]) -> Any:
+    """Return the typed configuration of one trial."""
+    from medtransfer.app import App
+    from medtransfer.config import TrainConfig
+
+    with App.open("train", None) as app:
+        return app.compose(overrides).typed(TrainConfig)
+
+
+def prepared(overrides: list[str]) -> Any:
+    """Return one trial, ready to run."""
+    from medtransfer.run import prepare
+
+    return prepare(composed(overrides))
+
+
+if __name__ == "__main__":
+    main()
