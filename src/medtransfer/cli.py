@@ -65,20 +65,24 @@ def _parser() -> argparse.ArgumentParser:
         )
         return command
 
-    for name, text in (
-        ("train", "train one trial, or with -m a sweep that ends with the answer"),
-        ("pretrain", "train a backbone on other images and keep its weights"),
+    for name, text, many in (
+        ("train", "train one trial, or with -m a sweep that ends with the answer", True),
+        ("pretrain", "train a backbone on other images and keep its weights", True),
+        ("extract", "write the features of a frozen backbone to one Parquet file", False),
+        ("rank", "estimate which backbones and weights, given as a,b,c, suit a dataset", False),
     ):
+        flags = f"{'[-m] ' if many else ''}[--config-dir DIR]"
         command = add(
             name,
             _hydra_command(name),
             text,
-            usage=f"medtransfer {name} [-m] [--config-dir DIR] [group=choice ...] [key=value ...]",
+            usage=f"medtransfer {name} {flags} [group=choice ...] [key=value ...]",
             epilog=HYDRA_FLAGS,
         )
-        command.add_argument(
-            "-m", "--multirun", action="store_true", help="sweep over values given as a,b,c"
-        )
+        if many:
+            command.add_argument(
+                "-m", "--multirun", action="store_true", help="sweep over values given as a,b,c"
+            )
 
     command = add("list", _list, "show the choices of a config group, your own included")
     command.add_argument("group", nargs="?", help="the group; none: every group")
@@ -108,6 +112,14 @@ def _hydra_command(name: str) -> Callable[[argparse.Namespace, list[str]], int]:
                 from medtransfer.commands.pretrain import pretrain, pretrain_many
 
                 return (pretrain_many if arguments.multirun else pretrain)(app, rest)
+            if name == "extract":
+                from medtransfer.commands.extract import extract
+
+                return extract(app, rest)
+            if name == "rank":
+                from medtransfer.commands.rank import rank
+
+                return rank(app, rest)
             from medtransfer.commands.train import train, train_many
 
             return (train_many if arguments.multirun else train)(app, rest)

@@ -241,18 +241,15 @@ def predictions(trial: Trial, split: Literal["val", "test"]) -> pd.DataFrame:
     """Return one row for each case of a split that was just scored."""
     kept = trial.model.kept[split]
     records = [trial.data.decoded.records[i] for i in kept["index"].tolist()]
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "sample_id": [record.sample_id for record in records],
             "group_id": [record.group_id for record in records],
             "exam_id": [record.exam_id for record in records],
             "split": split,
-            "target": kept["target"].numpy(),
+            **trial.model.columns(kept),
         }
     )
-    for k, name in enumerate(trial.data.spec.class_names):
-        frame[f"score_{name}"] = kept["scores"][:, k].float().numpy()
-    return frame
 
 
 def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:

@@ -109,6 +109,8 @@ class Feed:
             return "the backbone learns"
         if config.mode == "online":
             return "as configured"
+        if not self.trial.model.whole:
+            return "training takes patches"
         views, transform = config.views, self.trial.transform
         size = sum(
             size_estimate(self.trial.data, split, self.extractor, transform=transform, views=views)

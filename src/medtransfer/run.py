@@ -21,7 +21,6 @@ from medtransfer.data.loading import Data
 from medtransfer.data.seen import refuse_seen
 from medtransfer.data.transforms import Transform
 from medtransfer.errors import ConfigError
-from medtransfer.heads.base import Head
 from medtransfer.quiet import quiet_libraries
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Strategy
@@ -160,12 +159,11 @@ def prepare(config: TrainConfig) -> Trial:
     refuse_seen(data, provenance.seen, f"the weights of '{provenance.source}'")
     seed_part(config.seed, "head")
     head = make(
-        config.head,
-        Head,
-        in_features=backbone.embedding_size,
-        outputs=chosen.task.outputs_for(data.spec),
+        config.head, chosen.task.head_base, **chosen.task.head_arguments(backbone, data.spec)
     )
-    model = chosen.task(
+    model = make(
+        config.task,
+        Task,
         backbone=backbone,
         head=head,
         loss=make(config.loss, Loss, counts=data.spec.train_counts),

@@ -187,4 +187,4 @@ def test_a_step_keeps_each_case_and_returns_the_loss(make_task):
     assert torch.equal(kept["index"], batch["index"])
     assert torch.equal(kept["target"], batch["target"])
     torch.testing.assert_close(kept["nll"].mean(), loss)
-    assert task.outputs_for(task.spec) == kept["scores"].shape[1] == 3
+    assert kept["scores"].shape[1] == 3

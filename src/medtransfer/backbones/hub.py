@@ -11,7 +11,10 @@ from functools import cache
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import constants
+from timm.data.imagenet_info import infer_imagenet_subset
+from torch import nn
 
 from medtransfer.backbones.base import Backbone, Normalisation
 from medtransfer.backbones.timm import TimmBackbone, create
@@ -61,7 +64,7 @@ class Hub(Weights):
                 choices=tags,
                 remedy="choose weights.tag among these" if tags else "choose another backbone",
             )
-        name = f"{backbone.name}.{self.tag}" if self.tag else backbone.name
+        name = self._name(backbone)
         try:
             with _quickly():
                 model: Any = create(name, backbone.channels_in, pretrained=True)
@@ -84,6 +87,26 @@ class Hub(Weights):
             statistics=True,
             detail={"keys": keys},
         )
+
+    def classifier(self, backbone: Backbone) -> nn.Linear | None:
+        """See `Weights.classifier`: ImageNet's classes; other outputs may be no classes at all."""
+        with _quickly():
+            model: Any = timm.create_model(self._name(backbone), pretrained=True).eval()
+        last = model.get_classifier()
+        if infer_imagenet_subset(model) is None or not isinstance(last, nn.Linear):
+            return None
+        if last.in_features != backbone.embedding_size:
+            return None
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.rand(2, *model.pretrained_cfg["input_size"], generator=generator)
+        with torch.no_grad():
+            final = model.forward_features(probe)
+            alone = last(model.forward_head(final, pre_logits=True))
+            # some models add to what their last layer gives
+            return last if torch.allclose(model.forward_head(final), alone, atol=1e-4) else None
+
+    def _name(self, backbone: Backbone) -> str:
+        return f"{backbone.name}.{self.tag}" if self.tag else backbone.name
 
 
 @contextmanager

@@ -71,6 +71,16 @@ class Weights(ABC):
             WeightsError: If the weights cannot be had or do not fit.
         """
 
+    def classifier(self, backbone: Backbone) -> nn.Linear | None:  # noqa: ARG002
+        """Return the layer that named the source's classes, from the embedding to their logits.
+
+        None where the weights brought none, or where it is no plain layer on `embed`'s output.
+
+        Args:
+            backbone: What these weights were loaded into.
+        """
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Weights):

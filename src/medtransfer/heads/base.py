@@ -8,10 +8,17 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module, ABC):
+    """Turns the features of a backbone into the outputs of a task.
+
+    Each task names the kind of head that it takes, and what such a head is built with besides the
+    keys of its YAML.
+    """
+
+
+class VectorHead(Head):
     """Turns the embedding of a backbone into the outputs of a task.
 
-    A head is built with `in_features`, the size of the embedding, and `outputs`, besides the keys
-    of its YAML.
+    It is built with `in_features`, the size of the embedding, and `outputs`.
     """
 
     @abstractmethod

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medtransfer.heads.base import Head
+from medtransfer.heads.base import VectorHead
 
 
-class Linear(Head):
+class Linear(VectorHead):
     """One linear layer on the embedding.
 
     Args:
@@ -36,7 +36,7 @@ class Linear(Head):
         self.linear = nn.Linear(in_features, outputs)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """See `Head.forward`."""
+        """See `VectorHead.forward`."""
         return self.linear(self.dropout(self.norm(embedding)))  # type: ignore[no-any-return]
 
     def fit_norm(self, features: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ class Fitted(nn.Module):
     def _refit(self) -> None:
         settings = self.settings
         features, targets = self.features.cpu().numpy(), self.targets.cpu().numpy()
-        of_class = dict(enumerate(self.weights.tolist()))
+        weighted = bool((self.weights != 1).any())  # forests draw cases otherwise by any weights
+        of_class = dict(enumerate(self.weights.tolist())) if weighted else None
         if settings["kind"] == "knn":
             neighbours = KNeighborsClassifier(settings["neighbours"], weights="distance")
             self.classifier = make_pipeline(StandardScaler(), neighbours)

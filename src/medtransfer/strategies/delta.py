@@ -59,7 +59,7 @@ class Delta(FineTuning):
         with torch.no_grad():
             source = cast("BackboneLike", self.source.to(images.device)).pyramid(images)
         distances = [
-            _squares(now.float() - then.float()) / _squares(then.float()).clamp(min=1e-12)
+            _squares(now.float() - then.float()) / _scale(then.float())
             for now, then in zip(levels, source, strict=True)
         ]
         return self.alpha / 2 * torch.stack(distances).mean()
@@ -68,3 +68,9 @@ class Delta(FineTuning):
 def _squares(values: Tensor) -> Tensor:
     """Return the sum of squares of each image, (N,)."""
     return values.square().flatten(1).sum(1)
+
+
+def _scale(values: Tensor) -> Tensor:
+    """Return the same, and infinity for maps of zeros: they have no scale, and count nothing."""
+    squares = _squares(values)
+    return squares.where(squares > 0, torch.inf)

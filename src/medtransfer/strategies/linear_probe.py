@@ -68,7 +68,7 @@ class LinearProbe(Solved):
         of_case = None if weights is None else weights[targets].double().numpy()
 
         def apply(c: float) -> None:
-            solver = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-6)
+            solver = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-8)
             solver.fit(inputs, targets.numpy(), sample_weight=of_case)
             head.assign(*_all_classes(solver, classes))
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from medtransfer.backbones.base import Backbone
 from medtransfer.data.base import DataSpec
 from medtransfer.data.loading import Batch
+from medtransfer.errors import ConfigError
+from medtransfer.heads.base import Head
 from medtransfer.strategies import freezing
 from medtransfer.strategies.base import Strategy
 from medtransfer.tasks.optimizing import MakeOptimizer, scheduled, total_steps
@@ -21,6 +24,7 @@ from medtransfer.tasks.schedulers import Scheduler
 
 Stage = Literal["train", "val", "test"]
 Direction = Literal["min", "max"]
+Annotation = Literal["class", "mask", "boxes"]
 
 
 def metric_name(split: str, metric: str) -> str:
@@ -45,12 +49,14 @@ class Task(pl.LightningModule, ABC):
         spec: What is known of the data.
     """
 
-    requires: ClassVar[str]
+    requires: ClassVar[Annotation]
     """The kind of annotation that the task learns from."""
     headline: ClassVar[str]
     """The metric that answers are about."""
-    represents: ClassVar[Literal["embedding", "pyramid"]] = "embedding"
+    represents: ClassVar[Literal["embedding", "pyramid"]]
     """What of the backbone's outputs the head takes."""
+    head_base: ClassVar[type[Head]]
+    """What its head derives from."""
 
     def __init__(
         self,
@@ -88,19 +94,40 @@ class Task(pl.LightningModule, ABC):
 
     @classmethod
     @abstractmethod
-    def outputs_for(cls, spec: DataSpec) -> int:
-        """Return how many outputs the head needs."""
+    def head_arguments(cls, backbone: Backbone, spec: DataSpec) -> dict[str, Any]:
+        """Return what the head must know of the backbone and the data."""
 
     @abstractmethod
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a batch, and what is kept of each case.
+        """Return the loss of a batch, and in evaluation what is kept of each case.
 
-        What is kept holds `index`, `target`, `scores` and whatever else `evaluate` needs.
+        What is kept holds `index` and whatever `evaluate` and `columns` need.
         """
 
     @abstractmethod
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the metrics of one split, unprefixed, from what `step` kept of its cases."""
+
+    @abstractmethod
+    def columns(self, kept: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """Return the columns of the table of predictions, a row for each case that was kept."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether images are looked at whole, so that features of them can stand in for them."""
+        return True
+
+    @classmethod
+    def known(cls, metric: str, names: Iterable[str]) -> str:
+        """Return the name of a metric, provided that it is one.
+
+        Raises:
+            ConfigError: If it is none of the names.
+        """
+        if metric not in names:
+            task = cls.__name__.lower()
+            raise ConfigError(f"{task} has no metric '{metric}'", value=metric, choices=names)
+        return metric
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the loss of one batch; training is not scored, since its images are augmented."""
@@ -139,6 +166,15 @@ class Task(pl.LightningModule, ABC):
             embedding, self._levels = self.backbone.features(batch["image"])
             return embedding
         return self.backbone.embed(batch["image"])
+
+    def levels(self, batch: Batch) -> list[Tensor]:
+        """Return the pyramid of a batch: computed before, or now from its images."""
+        if "image" not in batch:
+            return batch["levels"]
+        levels = self.backbone.pyramid(batch["image"])
+        if self.training and self.strategy_.distils:
+            self._levels = levels
+        return levels
 
     @property
     def progress(self) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_average_precision,
@@ -20,10 +21,11 @@ from torchmetrics.functional.classification import (
     multiclass_matthews_corrcoef,
 )
 
+from medtransfer.backbones.base import Backbone
 from medtransfer.data.base import DataSpec
 from medtransfer.data.loading import Batch
-from medtransfer.errors import ConfigError
-from medtransfer.tasks.base import Direction, Stage, Task
+from medtransfer.heads.base import Head, VectorHead
+from medtransfer.tasks.base import Annotation, Direction, Stage, Task
 
 DIRECTIONS: dict[str, Direction] = {
     "auroc": "max",
@@ -50,8 +52,10 @@ class Classification(Task):
     classes and in [0, 2] for more, as scikit-learn has it.
     """
 
-    requires: ClassVar[str] = "class"
+    requires: ClassVar[Annotation] = "class"
     headline: ClassVar[str] = "auroc"
+    represents: ClassVar[Literal["embedding", "pyramid"]] = "embedding"
+    head_base: ClassVar[type[Head]] = VectorHead
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
@@ -61,16 +65,12 @@ class Classification(Task):
     @classmethod
     def direction(cls, metric: str) -> Direction:
         """See `Task.direction`."""
-        if metric not in DIRECTIONS:
-            raise ConfigError(
-                f"classification has no metric '{metric}'", value=metric, choices=DIRECTIONS
-            )
-        return DIRECTIONS[metric]
+        return DIRECTIONS[cls.known(metric, DIRECTIONS)]
 
     @classmethod
-    def outputs_for(cls, spec: DataSpec) -> int:
-        """See `Task.outputs_for`."""
-        return len(spec.class_names)
+    def head_arguments(cls, backbone: Backbone, spec: DataSpec) -> dict[str, Any]:
+        """See `Task.head_arguments`."""
+        return {"in_features": backbone.embedding_size, "outputs": len(spec.class_names)}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
@@ -126,6 +126,16 @@ class Classification(Task):
                 "mcc": multiclass_matthews_corrcoef(scores, target, classes),
             }
         return {name: float(value) for name, value in values.items()}
+
+    def columns(self, kept: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """See `Task.columns`: the target, and the probability of each class."""
+        scores = {
+            f"score_{name}": kept["scores"][:, k] for k, name in enumerate(self.spec.class_names)
+        }
+        return {
+            "target": kept["target"].numpy(),
+            **{name: values.float().numpy() for name, values in scores.items()},
+        }
 
     def _choose_threshold(self, positive: Tensor, target: Tensor) -> None:
         false_positive_rate, true_positive_rate, thresholds = binary_roc(positive, target)
