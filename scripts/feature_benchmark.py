@@ -180,10 +180,12 @@ def candidates(strategy: Any, cases: int) -> Iterator[Callable[..., Any]]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    from medtransfer.strategies.linear_probe import MAX_ITERATIONS, TOLERANCE
+
     kind = getattr(strategy, "kind", "linear")
     if kind == "linear":
         for c in strategy.C:
-            solver = LogisticRegression(C=c, max_iter=10_000, tol=1e-6)
+            solver = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
             yield make_pipeline(StandardScaler(), solver).fit
     elif kind == "knn":
         for k in (k for k in strategy.neighbours if k <= cases):
@@ -196,26 +198,31 @@ def candidates(strategy: Any, cases: int) -> Iterator[Callable[..., Any]]:
 
 def clock_tracking() -> dict[str, float]:
     """Count the seconds spent in MLflow and on the report from here on, by name."""
-    from medtransfer.commands import report, train
-    from medtransfer.tracking import runs
+    from mlflow import MlflowClient
+
+    from medtransfer.commands import report
 
     spent = {"MLflow": 0.0, "report": 0.0}
+    inside = []  # calls that others make count once
 
     def clock(owner: Any, name: str, where: str) -> None:
         inner = getattr(owner, name)
 
         def timed(*arguments: Any, **named: Any) -> Any:
+            inside.append(where)
             started = time.perf_counter()
             try:
                 return inner(*arguments, **named)
             finally:
-                spent[where] += time.perf_counter() - started
+                inside.pop()
+                if not inside:
+                    spent[where] += time.perf_counter() - started
 
         setattr(owner, name, timed)
 
-    for name in ("metrics", "params", "tags", "text", "end"):
-        clock(runs.Run, name, "MLflow")
-    clock(train, "open_configured", "MLflow")
+    for name in vars(MlflowClient):
+        if not name.startswith("_"):
+            clock(MlflowClient, name, "MLflow")
     clock(report, "answer", "report")
     return spent
 

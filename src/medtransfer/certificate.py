@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from medtransfer.errors import MedtransferError
+from medtransfer.errors import CertificateError
 from medtransfer.strategies.base import Strategy, layer_groups, names_under
 
 MOMENTS = 1000  # at which the phases of a strategy are looked for
@@ -20,12 +20,6 @@ BATCHNORM = {
     "frozen": "as loaded",
     "reestimate": "re-estimated",
 }
-
-
-class CertificateError(MedtransferError):
-    """What was declared frozen is not what it was."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -161,7 +155,8 @@ def _normalisation(model: nn.Module, names: Iterable[str], strategy: Strategy) -
         prefix = inner if marked else name.rpartition(".")[0]
         owner = model.get_submodule(prefix)
         if isinstance(owner, _BatchNorm):
-            moves = _moves(owner, prefix, trainable, strategy)
+            of_head = not prefix.startswith("backbone.")  # which no policy is about
+            moves = of_head or _moves(owner, prefix, trainable, strategy)
             at_rest = "reestimate" if strategy.reestimated else "frozen"
             kinds.add(f"BatchNorm: {BATCHNORM['train' if moves else at_rest]}")
         elif "norm" in type(owner).__name__.lower() and not list(owner.children()):

@@ -180,7 +180,7 @@ class TrainConfig(LearningConfig):
     weights: ComponentField
     strategy: ComponentField
     head: ComponentField
-    loss: ComponentField
+    loss: ComponentField | None = None
 
 
 class PretrainConfig(LearningConfig):

@@ -67,6 +67,12 @@ class LeakageError(MedtransferError):
     exit_code = 3
 
 
+class CertificateError(MedtransferError):
+    """What was declared frozen is not what it was: a trial that does not do what it says."""
+
+    exit_code = 1
+
+
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """Return the choice that looks most like `value`, or None when none does."""
     found = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.6)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Container, Iterator
 from dataclasses import asdict
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -23,7 +23,6 @@ from medtransfer.run import Trial
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Score
 from medtransfer.tasks.base import Task, metric_name
-from medtransfer.tasks.losses import Loss
 from medtransfer.tracking import environment
 from medtransfer.tracking.runs import Run
 
@@ -64,7 +63,7 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
     score = _scorer(trial, feed, settings)
     if model.strategy_.solves:
         trainer, epoch = _trainer(trial, settings, []), 0
-        weights = cast("Loss", model.loss).weight
+        weights = model.loss.weight
         certificate.chosen = model.strategy_.fit_head(model, *feed.table(), weights, score)
     else:
         best = Best(metric_name("val", trial.metric), trial.mode, frozen=certificate.frozen)
@@ -233,23 +232,36 @@ def _evaluate(
     method = trainer.test if split == "test" else trainer.validate
     values = method(trial.model, feed.ordered(split), verbose=False)[0]
     with run.folder("predictions") as folder:
-        predictions(trial, split).to_parquet(folder / f"{split}.parquet", index=False)
+        for name, frame in predictions(trial, split).items():
+            frame.to_parquet(folder / f"{name}.parquet", index=False)
     return {f"{prefix}/{name.partition('/')[2]}": float(value) for name, value in values.items()}
 
 
-def predictions(trial: Trial, split: Literal["val", "test"]) -> pd.DataFrame:
-    """Return one row for each case of a split that was just scored."""
-    kept = trial.model.kept[split]
-    records = [trial.data.decoded.records[i] for i in kept["index"].tolist()]
-    return pd.DataFrame(
-        {
-            "sample_id": [record.sample_id for record in records],
-            "group_id": [record.group_id for record in records],
-            "exam_id": [record.exam_id for record in records],
-            "split": split,
-            **trial.model.columns(kept),
-        }
-    )
+def predictions(trial: Trial, split: Literal["val", "test"]) -> dict[str, pd.DataFrame]:
+    """Return the tables of a split that was just scored, by the names of their files.
+
+    The one named after the split has a row for each case; others are of what was found in them.
+    """
+    model, records = trial.model, trial.data.decoded.records
+    kept = model.kept[split]
+    cases = [records[i] for i in kept["index"].tolist()]
+    tables: dict[str, pd.DataFrame] = {
+        split: pd.DataFrame(
+            {
+                "sample_id": [record.sample_id for record in cases],
+                "group_id": [record.group_id for record in cases],
+                "exam_id": [record.exam_id for record in cases],
+                "split": split,
+                **model.columns(kept),
+            }
+        )
+    }
+    for name, columns in model.tables(kept).items():
+        frame = pd.DataFrame(columns)
+        ids = [records[i].sample_id for i in frame.pop("index")]
+        frame.insert(0, "sample_id", pd.Series(ids, dtype=object))
+        tables[name if split == "test" else f"{split}_{name}"] = frame
+    return tables
 
 
 def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:

@@ -105,12 +105,14 @@ class Features(TorchDataset[Batch]):
         arrays: (n, views, ...) float32, or int16 for the bits of bf16, by name; mapped from disk
             or in memory.
         rows: For each record its row in the arrays, -1 where it is not in the split.
-        targets: Class index of every record.
+        data: Where their targets, masks or boxes come from.
+        transform: What was done to the images, and is done to their masks or boxes.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     rows: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    data: Data
+    transform: Transform | None
 
     @property
     def views(self) -> int:
@@ -138,11 +140,18 @@ class Features(TorchDataset[Batch]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         """Return one batch, given the epoch and the index of each of its samples."""
         epochs, indices = np.array(keys, dtype=np.int64).T.copy()
-        found = self.read(indices, epochs % self.views)
-        target, index = torch.from_numpy(self.targets[indices]), torch.from_numpy(indices)
+        views = epochs % self.views
+        found = self.read(indices, views)
+        batch: Batch = {
+            "target": torch.from_numpy(self.data.targets[indices]),
+            "index": torch.from_numpy(indices),
+        }
+        if self.data.spec.annotation != "class":
+            truth = self.data.truth(indices.tolist(), views.tolist(), self.transform)
+            batch = {**batch, **truth}
         if EMBEDDING in found:
-            return {"target": target, "index": index, "embedding": found[EMBEDDING]}
-        return {"target": target, "index": index, "levels": list(found.values())}
+            return {**batch, "embedding": found[EMBEDDING]}
+        return {**batch, "levels": list(found.values())}
 
     def read(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> dict[str, Tensor]:
         """Return the features of samples, float32, by name.
@@ -171,7 +180,7 @@ class Features(TorchDataset[Batch]):
         """
         each = np.repeat(indices, self.views)
         embeddings = self.read(each, np.tile(np.arange(self.views), len(indices)))[EMBEDDING]
-        return embeddings, torch.from_numpy(self.targets[each])
+        return embeddings, torch.from_numpy(self.data.targets[each])
 
 
 def open_features(
@@ -212,7 +221,7 @@ def open_features(
             }
     rows = np.full(len(data.decoded.records), -1)
     rows[images.indices] = np.arange(len(images.indices))
-    return Features(arrays, rows, data.targets)
+    return Features(arrays, rows, data, images.transform)
 
 
 def size_estimate(

@@ -16,6 +16,7 @@ from medtransfer.run import Trial
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+LARGE = 1024  # embeddings at once
 
 
 class Feed:
@@ -72,6 +73,8 @@ class Feed:
     def ordered(self, split: Split) -> DataLoader[Any]:
         """Return batches of a split in its own order, as they are."""
         size = self.trial.config.trainer.batch_size
+        if self.from_features and self.extractor.part == "embedding":
+            size = max(size, LARGE)  # a network is dear, a head is not
         images = self.trial.data.loader(split, batch_size=size)
         return self._features(split).in_place_of(images) if self.from_features else images
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from torch import nn
+
 from medtransfer.backbones.load import load_backbone
 from medtransfer.backbones.weights import Provenance
 from medtransfer.config import TrainConfig, build, check_arguments, locate
@@ -25,7 +27,6 @@ from medtransfer.quiet import quiet_libraries
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Strategy
 from medtransfer.tasks.base import Direction, Task
-from medtransfer.tasks.losses import Loss
 from medtransfer.tasks.optimizing import MakeOptimizer, optimizer_factory
 from medtransfer.tasks.schedulers import Scheduler
 
@@ -146,7 +147,9 @@ def prepare(config: TrainConfig) -> Trial:
     quiet_libraries()
     chosen = check(config)
     make = partial(build, trusted=config.trusted_modules)
-    data = Data.open(chosen.dataset, cache=config.paths.cache, seed=config.seed)
+    data = Data.open(
+        chosen.dataset, chosen.task.requires, cache=config.paths.cache, seed=config.seed
+    )
     backbone, provenance = load_backbone(
         config.backbone,
         config.weights,
@@ -158,15 +161,13 @@ def prepare(config: TrainConfig) -> Trial:
     )
     refuse_seen(data, provenance.seen, f"the weights of '{provenance.source}'")
     seed_part(config.seed, "head")
-    head = make(
-        config.head, chosen.task.head_base, **chosen.task.head_arguments(backbone, data.spec)
-    )
+    head = make(config.head, chosen.task.head_base, **chosen.task.head_arguments(backbone, data))
     model = make(
         config.task,
         Task,
         backbone=backbone,
         head=head,
-        loss=make(config.loss, Loss, counts=data.spec.train_counts),
+        loss=_loss(config, chosen.task, data),
         strategy=chosen.strategy,
         schedule=chosen.schedule,
         optimizer=config.optimizer,
@@ -195,9 +196,16 @@ def check_fit(config: TrainConfig) -> tuple[type[Task], Dataset]:
     task_class = locate(config.task["_target_"], Task, trusted=config.trusted_modules)
     check_arguments(task_class, Task, config.task, injected=inspect.signature(Task).parameters)
     dataset = build(config.dataset, Dataset, trusted=config.trusted_modules)
+    name = task_class.__name__
+    if (config.loss is None) != (task_class.loss_base is None):
+        given = "wants a loss" if config.loss is None else "has losses of its own, in head.weights"
+        raise ConfigError(
+            f"task {name} {given}",
+            remedy="medtransfer list loss" if config.loss is None else "loss=null",
+        )
     if task_class.requires not in dataset.provides:
         raise ConfigError(
-            f"task {task_class.__name__} learns from annotation '{task_class.requires}', which"
+            f"task {name} learns from annotation '{task_class.requires}', which"
             f" dataset {type(dataset).__name__} lacks",
             choices=sorted(dataset.provides),
             remedy="choose a task for one of these annotations, or another dataset",
@@ -218,6 +226,14 @@ def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
             f"features.mode=cached, and strategy {name} changes the backbone",
             remedy="features.mode=auto computes features once where that is possible",
         )
+
+
+def _loss(config: TrainConfig, task: type[Task], data: Data) -> nn.Module | None:
+    if task.loss_base is None:
+        return None
+    assert config.loss is not None
+    counts = data.spec.train_counts
+    return build(config.loss, task.loss_base, trusted=config.trusted_modules, counts=counts)
 
 
 def identify(config: TrainConfig, data: Data, provenance: Provenance) -> str:

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from annotated import SQUARE, write_coco, write_masks, write_voc
 from medtransfer.app import config_dir
 from medtransfer.config import TrainConfig, build
-from medtransfer.data.base import Dataset
+from medtransfer.data.base import IGNORED, Boxes, Dataset
 from medtransfer.data.loading import Data
 
 # What a choice needs to be small, and the folder of real data that it reads.
 SMALL = {"phantom": ["dataset.patients=18", "dataset.size=32", "dataset.image_size=32"]}
-REAL = {"busi": "busi"}
+REAL = {"busi": "busi", "isbi2012": "isbi2012", "bccd": "bccd"}
 
 CHOICES = [
     pytest.param(path.stem, marks=pytest.mark.real_data(REAL[path.stem]))
@@ -22,11 +24,27 @@ CHOICES = [
 ]
 
 
+@pytest.fixture
+def folders(image_tree, tmp_path):
+    """Return what those choices need that read a folder of the user."""
+    boxes = [[SQUARE]] * 9
+    return {
+        "image_folder": lambda: [f"dataset.root={image_tree(a=6, b=6)}"],
+        "mask_folder": lambda: [
+            f"dataset.root={write_masks(tmp_path / 'own', 9)}",
+            "dataset.values={lesion: 255}",
+        ],
+        "voc": lambda: [
+            f"dataset.root={write_voc(tmp_path / 'own', boxes)}",
+            "dataset.classes=[cell]",
+        ],
+        "coco": lambda: [f"dataset.root={write_coco(tmp_path / 'own', boxes, ['cell'])}"],
+    }
+
+
 @pytest.fixture(params=CHOICES)
-def dataset(request, compose, image_tree):
-    needs = SMALL.get(request.param, [])
-    if request.param == "image_folder":
-        needs = [f"dataset.root={image_tree(a=6, b=6)}"]
+def dataset(request, compose, folders):
+    needs = folders.get(request.param, lambda: SMALL.get(request.param, []))()
     config = compose(f"dataset={request.param}", *needs).typed(TrainConfig)
     return build(config.dataset, Dataset)
 
@@ -66,6 +84,47 @@ def test_a_dataset_is_divided_by_group_with_every_class_on_every_side(dataset, t
     batch = next(iter(data.loader("test", batch_size=4)))
     size = dataset.image_size
     assert batch["image"].shape == (min(4, len(sides[2])), dataset.channels, size, size)
+
+
+def test_masks_and_boxes_fit_their_images_and_name_their_classes(dataset):
+    _, records = dataset.records()
+    names = dataset.foreground()
+    assert bool(names) == bool({"mask", "boxes"} & dataset.provides)
+    for record in records[:20]:
+        height, width = dataset.read(record).shape[:2]
+        if "mask" in dataset.provides:
+            mask = dataset.mask(record)
+            assert mask.dtype == np.uint8
+            assert mask.shape == (height, width)
+            assert set(np.unique(mask)) <= {*range(len(names) + 1), IGNORED}
+        if "boxes" in dataset.provides:
+            found = dataset.boxes(record)
+            assert isinstance(found, Boxes)
+            assert (found.boxes.dtype, found.labels.dtype) == (np.float32, np.int64)
+            assert found.boxes.shape == (len(found.labels), 4)
+            assert set(found.labels) <= set(range(len(names)))
+            assert (found.boxes[:, :2] >= 0).all()
+            assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+            assert (found.boxes[:, 2:] <= [width, height]).all()
+
+
+@pytest.mark.parametrize("annotation", ["mask", "boxes"])
+def test_what_it_provides_comes_in_batches(dataset, annotation, tmp_path):
+    if annotation not in dataset.provides:
+        pytest.skip("not provided")
+    data = Data.open(dataset, annotation, cache=tmp_path, seed=0)
+    assert data.spec.class_names == dataset.foreground()
+    assert all(0 < count <= len(data.train) for count in data.spec.train_counts)
+    batch = next(iter(data.loader("train", batch_size=3)))
+    size = dataset.image_size
+    assert batch["image"].shape == (3, dataset.channels, size, size)
+    if annotation == "mask":
+        assert batch["mask"].shape == (3, size, size)
+        assert batch["mask"].dtype == torch.int64
+    else:
+        assert len(batch["boxes"]) == len(batch["labels"]) == 3
+        for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True):
+            assert boxes.shape == (len(labels), 4)
 
 
 def test_every_real_dataset_is_known_here():

@@ -22,7 +22,13 @@ from medtransfer.tasks.schedulers import Scheduler
 GROUPS = {
     "backbone": (Backbone, ["image_size"]),
     "dataset": (Dataset, []),
-    "head": (Head, ["in_features", "outputs"]),
+    "head": (
+        Head,
+        [
+            *("in_features", "outputs"),
+            *("channels", "strides", "image_size", "boxes_seen", "pyramid"),
+        ],
+    ),
     "loss": (Loss, ["counts"]),
     "scheduler": (Scheduler, []),
     "source": (Source, []),
@@ -34,6 +40,9 @@ GROUPS = {
 NEEDS = {
     "backbone=timm": ["backbone.name=test_resnet"],
     "dataset=image_folder": ["dataset.root=images"],
+    "dataset=mask_folder": ["dataset.root=images", "dataset.values={lesion: 255}"],
+    "dataset=voc": ["dataset.root=images", "dataset.classes=[cell]"],
+    "dataset=coco": ["dataset.root=images"],
 }
 MADE = {"synthetic", "sae", "rbm", "simclr", "supervised"}  # by a source of the same name
 # What scripts and checks outside of the project rely on, as far as it exists today.

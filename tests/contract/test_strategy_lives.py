@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.certificate import Certificate, CertificateError
+from medtransfer.certificate import Certificate
 from medtransfer.config import locate
+from medtransfer.errors import CertificateError
 from medtransfer.quiet import quiet_libraries
 from medtransfer.strategies.base import Strategy
 

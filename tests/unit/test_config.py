@@ -166,7 +166,7 @@ def test_a_target_outside_of_what_is_trusted_is_refused_with_the_way_to_trust(ta
 INSIDE = {
     "a function": "medtransfer.data.decoded.decode",
     "a module": "medtransfer.data.decoded.np",
-    "a class of the standard library": "medtransfer.data.image_folder.Path",
+    "a class of the standard library": "medtransfer.data.files.Path",
     "an abstract class": "medtransfer.data.base.Dataset",
     "a class of another group": "medtransfer.data.transforms.Augment",
     "the error family": "medtransfer.errors.ConfigError",

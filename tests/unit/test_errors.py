@@ -2,7 +2,13 @@ import pickle
 
 import pytest
 
-from medtransfer.errors import ConfigError, LeakageError, MedtransferError, nearest
+from medtransfer.errors import (
+    CertificateError,
+    ConfigError,
+    LeakageError,
+    MedtransferError,
+    nearest,
+)
 
 FAMILY = [MedtransferError, *MedtransferError.__subclasses__()]
 
@@ -36,9 +42,9 @@ def test_every_error_of_the_family_survives_the_way_between_processes(cls):
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_leakage_has_an_exit_code_of_its_own(cls):
+def test_only_leakage_and_a_broken_promise_have_exit_codes_of_their_own(cls):
     assert issubclass(cls, MedtransferError)
-    assert cls("x").exit_code == (3 if cls is LeakageError else 2)
+    assert cls("x").exit_code == {LeakageError: 3, CertificateError: 1}.get(cls, 2)
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def test_nothing_of_the_test_images_is_computed_before_they_are_asked_for(opened
     before = logged.passes()
     features(data, "test", by, store=store)
     assert len(entries(store)) == 3
-    assert logged.passes() - before == len(data.division.test) + 1
+    assert logged.passes() - before == len(data.division.test)
 
 
 @pytest.mark.parametrize("part", ["embedding", "pyramid"])
@@ -410,7 +410,7 @@ def test_two_processes_at_once_do_the_work_once(opened, store, logged):
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         found = set(pool.map(_open, [(data, by, store)] * 4))
     assert len(found) == 1
-    assert logged.passes() == len(data.division.train) + 1  # one for the shapes
+    assert logged.passes() == len(data.division.train)
 
 
 def test_features_are_right_after_a_writer_was_killed(opened, store, logged):

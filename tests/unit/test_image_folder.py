@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from medtransfer.data.image_folder import ImageFolder, read_image
+from medtransfer.data.files import read_image
+from medtransfer.data.image_folder import ImageFolder
 from medtransfer.data.loading import Data
 from medtransfer.data.splits import Split
 from medtransfer.errors import DataError

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from medtransfer.data.loading import Data, EpochSampler
+from medtransfer.data.loading import Data
+from medtransfer.data.sampling import EpochSampler
 from medtransfer.data.transforms import Augment
 
 STRENGTHS = ("rotation", "translation", "scale", "brightness", "contrast", "blur", "erasing")

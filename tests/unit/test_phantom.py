@@ -80,3 +80,26 @@ def test_what_changes_the_samples_changes_the_fingerprint(phantom, change):
 )
 def test_what_is_seen_of_it_leaves_the_fingerprint(phantom, change):
     assert fingerprint(phantom) == fingerprint(replace(phantom, **change))
+
+
+def test_lesions_have_masks_and_boxes_of_their_class_where_they_show(phantom):
+    dataset = replace(phantom, images=2, lesion_views=1)
+    assert dataset.foreground() == ("benign", "malignant")
+    shown = 0
+    for record in dataset.records()[1]:
+        mask, found = dataset.mask(record), dataset.boxes(record)
+        assert len(found.labels) == mask.any() <= record.target
+        shown += len(found.labels)
+        if mask.any():
+            assert set(np.unique(mask)) == {0, record.target}
+            assert found.labels.tolist() == [record.target - 1]
+            rows, columns = np.nonzero(mask)
+            frame = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert found.boxes.tolist() == [frame]
+    assert shown == 12
+
+
+def test_a_group_that_was_merged_still_finds_its_exam(phantom):
+    record = phantom.records()[1][4]
+    merged = replace(record, group_id="patient00000")
+    assert np.array_equal(phantom.read(merged), phantom.read(record))

@@ -238,3 +238,48 @@ def test_a_file_that_divides_a_group_is_leakage(split_file):
     with pytest.raises(LeakageError, match=r"'i1' \(train\) and 'i3' \(test\)") as caught:
         divided(split, [ids, groups, targets])
     assert caught.value.exit_code == 3
+
+
+def in_order(ratios=RATIOS):
+    return Split(kind="ordered", seed=0, file=None, ratios=ratios)
+
+
+def unstratified(groups):
+    return [[f"{group}/{i}" for i, group in enumerate(groups)], groups, [0] * len(groups)]
+
+
+@given(st.permutations(range(30)), shares())
+def test_ordered_groups_are_cut_into_runs_by_number(numbers, ratios):
+    samples = unstratified([f"slice{number}.png" for number in numbers])
+    division = divided(in_order(ratios), samples)
+    runs = [sorted(numbers[i] for i in getattr(division, name)) for name in SPLITS]
+    assert [number for run in runs for number in run] == list(range(30))
+    if min(ratios) * 30 >= 1:
+        assert all(abs(len(r) - 30 * share) <= 1 for r, share in zip(runs, ratios, strict=True))
+    assert all(runs)
+
+
+def test_ordered_groups_stay_whole_whatever_their_number():
+    division = divided(in_order(), unstratified(["b", "a", "c", "a", "b", "a"]))
+    assert [list(getattr(division, name)) for name in SPLITS] == [[1, 3, 5], [0, 4], [2]]
+    with pytest.raises(DataError, match="there are 2 independent groups"):
+        divided(in_order(), unstratified(["b", "a", "a"]))
+
+
+def own(lists, samples):
+    split = Split(kind="own", seed=0, file=None, ratios=RATIOS)
+    ids, groups, targets = samples
+    return divide(split, ids, groups, targets, ["class0", "class1"], lists=lists)
+
+
+def test_a_dataset_may_bring_its_own_lists():
+    lists = {"train": ["i0", "i1"], "val": ["i2", "i3"], "test": ["i5", "i4"]}
+    division = own(lists, cohort())
+    assert [list(getattr(division, name)) for name in SPLITS] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(DataError, match="split 'val' of the dataset's lists is empty"):
+        own(lists | {"val": []}, cohort())
+    ids, groups, targets = cohort()
+    with pytest.raises(LeakageError, match="in different splits of the dataset's lists"):
+        own(lists, [ids, ["p" if i in {1, 2} else g for i, g in enumerate(groups)], targets])
+    with pytest.raises(DataError, match="brings no lists of its own"):
+        own(None, cohort())

@@ -100,9 +100,29 @@ def matrix(
 
 def values_of(frame: pd.DataFrame, metric: str) -> Floats:
     """Return the values of a frame's cases; a column named like the metric holds them already."""
+    by_class = [name for name in frame if str(name).startswith(f"{metric}_")]
+    if metric in frame and len(by_class) > 1:
+        return _class_means(frame[by_class].to_numpy(dtype=np.float64))
     if metric in frame:
         return frame[metric].to_numpy(dtype=np.float64)
     return case_values(metric, frame["target"].to_numpy(), _scores(frame).to_numpy())
+
+
+def _class_means(values: Floats) -> Floats:
+    """Return one value per case whose mean is the mean over classes of their means over cases.
+
+    A case counts for each class that it has a value of, the more the fewer cases have one.
+
+    Args:
+        values: Of each case and class, (n, K); NaN where a case has no say.
+    """
+    has = np.isfinite(values)
+    cases, classes = int(has.any(axis=1).sum()), int(has.any(axis=0).sum())
+    share = np.divide(
+        cases, has.sum(axis=0) * classes, where=has.any(axis=0), out=np.zeros(len(has.T))
+    )
+    weighed = np.where(has, values, 0.0) @ share
+    return np.where(has.any(axis=1), weighed, np.nan)
 
 
 def rare_classes(frame: pd.DataFrame, metric: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from medtransfer.analysis.detection import Matched, case_values
 from medtransfer.errors import StoreError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ROPE = 0.01
 PREDICTIONS = "predictions/test.parquet"
+DETECTIONS = "predictions/detections.parquet"
 _TAG = "medtransfer."
 # The headline metric of a run that names none, in the order of preference of the tasks.
 _HEADLINES = ("auroc", "balanced_accuracy", "accuracy", "dice", "map")
@@ -226,14 +228,24 @@ def _pages(search: Callable[..., Any]) -> Iterator[Any]:
 
 def _predictions(client: MlflowClient, run_id: str) -> pd.DataFrame | None:
     folder = PREDICTIONS.rpartition("/")[0]
-    if PREDICTIONS not in {each.path for each in client.list_artifacts(run_id, folder)}:
+    there = {each.path for each in client.list_artifacts(run_id, folder)}
+    if PREDICTIONS not in there:
         return None
+    frame = _table(client, run_id, PREDICTIONS)
+    if DETECTIONS in there:
+        classes = [str(n).removeprefix("truths_") for n in frame if str(n).startswith("truths_")]
+        matched = Matched.from_frames(_table(client, run_id, DETECTIONS), frame, classes)
+        frame = frame.assign(**case_values(matched))
+    return frame
+
+
+def _table(client: MlflowClient, run_id: str, name: str) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as scratch:
-        path = client.download_artifacts(run_id, PREDICTIONS, scratch)
+        path = client.download_artifacts(run_id, name, scratch)
         try:
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:  # pyarrow's errors are of both kinds
             raise StoreError(
-                f"{PREDICTIONS} of run {run_id} cannot be read: {error}",
+                f"{name} of run {run_id} cannot be read: {error}",
                 remedy="run the trial again: study.resume=true study.retry_failed=true",
             ) from error

@@ -18,11 +18,12 @@ Floats = NDArray[np.float64]
 Over = Literal["cases and seeds", "cases", "seeds", "nothing"]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 
-LOWER_IS_BETTER = frozenset({"brier", "nll", "ece", "loss"})
+LOWER_IS_BETTER = frozenset({"brier", "nll", "ece", "loss", "hd95", "count_error"})
 # What a metric can be; one not listed has no bounds.
 BOUNDS = {
     "brier": (0.0, 2.0),
-    **dict.fromkeys(("accuracy", "auroc", "balanced_accuracy", "dice", "jaccard"), (0.0, 1.0)),
+    **dict.fromkeys(("accuracy", "auroc", "balanced_accuracy"), (0.0, 1.0)),
+    **dict.fromkeys(("dice", "jaccard", "nsd", "map", "ap50", "ap75", "froc"), (0.0, 1.0)),
 }
 ALPHA = 0.05
 # Below this a standard error is rounding, not spread.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -16,6 +16,37 @@ from medtransfer.data.splits import Split
 Image = NDArray[np.uint8]
 """One decoded image: (H, W) grey or (H, W, 3) colour."""
 
+Mask = NDArray[np.uint8]
+"""What each pixel shows, (H, W): 0 background, k + 1 foreground class k, `IGNORED` unknown."""
+
+IGNORED = 255
+
+Annotation = Literal["class", "mask", "boxes"]
+"""What a trial learns from: one class for an image, one for each pixel, or boxes with classes."""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What is annotated in one image.
+
+    Attributes:
+        boxes: (n, 4) float32, a row x0, y0, x1, y1 in pixels, end exclusive.
+        labels: (n,) int64, indices of foreground classes.
+        size: Height and width of the image, where the annotation states them.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[tuple[float, float, float, float, int]], size: tuple[int, int] | None
+    ) -> Boxes:
+        """Return the boxes of rows x0, y0, x1, y1, label."""
+        table = np.asarray(rows, dtype=np.float64).reshape(len(rows), 5)
+        return cls(table[:, :4].astype(np.float32), table[:, 4].astype(np.int64), size)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -25,7 +56,7 @@ class Record:
         sample_id: Unique within the dataset; names the file where there is one.
         group_id: The patient; samples of one group never lie on two sides of a split.
         exam_id: The exam that the image belongs to.
-        target: Index of the class.
+        target: Index of the class, or of the stratum where images have no class.
     """
 
     sample_id: str
@@ -39,12 +70,14 @@ class DataSpec:
     """What a task may know of its data.
 
     Attributes:
-        class_names: In the order of the scores; for two classes the last one is positive.
+        class_names: In the order of the scores; for two classes the last one is positive. Those of
+            the foreground, where the annotation is masks or boxes.
         channels: Channels of an image, 1 or 3.
         image_size: Height and width of an image in pixels.
-        train_counts: Samples of each class in the training subset.
-        data_hash: Hash of every sample's pixels, target and group.
+        train_counts: Samples of each class in the training subset, or that show it.
+        data_hash: Hash of every sample's pixels, target, group, and mask or boxes.
         split_hash: Hash of which sample lies in which split, the training subset aside.
+        annotation: What the trial learns from.
     """
 
     class_names: tuple[str, ...]
@@ -53,6 +86,7 @@ class DataSpec:
     train_counts: tuple[int, ...]
     data_hash: str
     split_hash: str
+    annotation: Annotation = "class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +94,16 @@ class Dataset(ABC):
     """Where samples come from. Knows no model and no task.
 
     A dataset derives from this class, declares what annotation it provides and implements
-    `records`, `read` and `fingerprint`; its arguments are the keys of its YAML.
+    `records`, `read` and `fingerprint`, and `foreground` with `mask` or `boxes` if it provides
+    those; its arguments are the keys of its YAML.
 
     Attributes:
         image_size: Height and width in pixels to which images are brought, padded to a square.
         channels: 1 for grey, 3 for colour; images of the other kind are converted.
         fraction: How much of the training split is seen, in (0, 1]; nested for one seed.
         shots: How many groups of each training class are seen, instead of a fraction.
-        on_error: Whether an unreadable image ends the trial or is left out and counted.
+        on_error: Whether an unreadable image, or a box that cannot be, ends the trial or is left
+            out and counted.
         split: How samples are divided.
     """
 
@@ -90,6 +126,8 @@ class Dataset(ABC):
     def records(self) -> tuple[tuple[str, ...], Sequence[Record]]:
         """Return the class names and the samples, in a stable order.
 
+        Where images have no class, there is one name, `image`, for all of them.
+
         Raises:
             DataError: If there is nothing to read or an annotation is wrong.
         """
@@ -105,3 +143,35 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self, records: Sequence[Record]) -> str:
         """Return a text that changes whenever the pixels behind `records` might."""
+
+    def foreground(self) -> tuple[str, ...]:
+        """Return the names of what masks and boxes mark."""
+        return ()
+
+    def mask(self, record: Record) -> Mask:
+        """Return the mask of one sample, of the size of its image.
+
+        Raises:
+            DataError: If it is missing or cannot be read; the message names it.
+        """
+        raise NotImplementedError
+
+    def boxes(self, record: Record) -> Boxes:
+        """Return the boxes of one sample as they are annotated; none is a negative.
+
+        Raises:
+            DataError: If the annotation cannot be read; the message names it.
+        """
+        raise NotImplementedError
+
+    def annotated_in(self, record: Record) -> str:
+        """Return the file that annotates a sample, for messages."""
+        return record.sample_id
+
+    def lists(self) -> Mapping[str, Sequence[str]] | None:
+        """Return the dataset's own division: sample ids under `train`, `val` and `test`."""
+        return None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what whoever reads results on these data must know."""
+        return ()

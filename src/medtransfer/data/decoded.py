@@ -1,4 +1,4 @@
-"""Every image is decoded, checked and hashed once, into a memory-mapped file."""
+"""Every image and its annotation are decoded, checked and hashed once, into mapped files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from medtransfer.cache import array_file, entry
-from medtransfer.data.base import Dataset, Image, Record
+from medtransfer.data.annotations import Fit
+from medtransfer.data.base import Annotation, Dataset, Image, Record
+from medtransfer.data.foreground import Foreground, load, recorder
 from medtransfer.data.splits import merge_groups
 from medtransfer.errors import DataError
 
@@ -30,9 +32,10 @@ class Decoded:
         class_names: In the order of the targets.
         records: The samples that could be read; groups of identical images are merged.
         images: (n, channels, image_size, image_size) uint8, mapped from the cache.
-        skipped: Messages about the samples that were left out.
+        skipped: Messages about the samples, and the boxes, that were left out.
         contents: Hash of the pixels as they were read, by sample id.
-        data_hash: Hash of every sample's id, group, target and pixels.
+        data_hash: Hash of every sample's id, group, target, pixels and annotation.
+        foreground: What masks or boxes mark; None where targets are learned.
     """
 
     class_names: tuple[str, ...]
@@ -41,9 +44,10 @@ class Decoded:
     skipped: tuple[str, ...]
     contents: Mapping[str, str]
     data_hash: str
+    foreground: Foreground | None = None
 
 
-def decode(dataset: Dataset, cache: Path) -> Decoded:
+def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> Decoded:
     """Return the dataset decoded, from the cache where it holds just this.
 
     The key covers the dataset's own fingerprint and everything that shapes the pixels, so a changed
@@ -52,20 +56,24 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
     Args:
         dataset: Where samples come from.
         cache: Folder of all caches.
+        annotation: What is learned, and so decoded beside the images.
 
     Raises:
-        DataError: If an image cannot be read and `on_error` is `raise`, or none can; or if two
-            samples share an id.
+        DataError: If an image, a mask or a box cannot be used and `on_error` is `raise`, or none
+            can; or if two samples share an id.
         StoreError: If the cache cannot be written.
     """
     class_names, records = dataset.records()
+    names = () if annotation == "class" else dataset.foreground()
     _require_unique(records)
     parts = (FORMAT, type(dataset).__qualname__, dataset.image_size, dataset.channels)
-    text = f"{parts} {dataset.fingerprint(records)}"
+    text = f"{parts} {annotation} {names} {dataset.fingerprint(records)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
-    with entry(cache / "decoded", key, partial(_write, dataset, records)) as folder:
+    write = partial(_write, dataset, records, annotation)
+    with entry(cache / "decoded", key, write) as folder:
         index = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r")
+        foreground = None if annotation == "class" else load(folder, annotation, names)
     if index["skipped"] and dataset.on_error == "raise":
         raise DataError(**index["skipped"][0])
 
@@ -78,6 +86,8 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
         for r, group in zip(read, groups, strict=True)
     )
     described = [[*asdict(record).values(), hashes[record.sample_id]] for record in merged]
+    if foreground is not None:
+        described.append([annotation, *names, *foreground.hashes])
     return Decoded(
         class_names=class_names,
         records=merged,
@@ -85,6 +95,7 @@ def decode(dataset: Dataset, cache: Path) -> Decoded:
         skipped=tuple(skipped["problem"] for skipped in index["skipped"]),
         contents=hashes,
         data_hash=hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16],
+        foreground=foreground,
     )
 
 
@@ -100,33 +111,39 @@ def letterbox(image: Image, size: int, channels: int) -> Image:
         (channels, size, size).
     """
     picture = PILImage.fromarray(image).convert("L" if channels == 1 else "RGB")
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), PILImage.Resampling.BICUBIC, reducing_gap=3.0)
+    fit = Fit.of(picture.height, picture.width, size)
+    if (fit.width, fit.height) != picture.size:
+        target = (fit.width, fit.height)
+        picture = picture.resize(target, PILImage.Resampling.BICUBIC, reducing_gap=3.0)
     canvas = np.zeros((size, size, channels), dtype=np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
-    canvas[top : top + height, left : left + width] = np.asarray(picture).reshape(height, width, -1)
+    canvas[fit.place] = np.asarray(picture).reshape(fit.height, fit.width, -1)
     return canvas.transpose(2, 0, 1)
 
 
-def _write(dataset: Dataset, records: Sequence[Record], folder: Path) -> None:
+def _write(
+    dataset: Dataset, records: Sequence[Record], annotation: Annotation, folder: Path
+) -> None:
     shape = (len(records), dataset.channels, dataset.image_size, dataset.image_size)
     hashes: dict[str, str] = {}
     skipped: list[dict[str, str]] = []
-    with array_file(folder / "images.npy", shape, np.uint8) as append:
+    with (
+        array_file(folder / "images.npy", shape, np.uint8) as append,
+        recorder(annotation, dataset, len(records), folder) as record_annotation,
+    ):
         for record in records:
             try:
                 image = dataset.read(record)
+                errors = record_annotation(record, image.shape[:2])
             except DataError as error:
                 if dataset.on_error == "raise":
                     raise
-                skipped.append({"problem": error.problem, "remedy": error.remedy})
-                continue
-            # `shape` keeps two images apart that share their bytes but not their proportions
-            content = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
-            append(letterbox(image, dataset.image_size, dataset.channels))
-            hashes[record.sample_id] = hashlib.sha256(content).hexdigest()[:32]
+                errors = [error]
+            else:
+                # `shape` keeps two images apart that share their bytes but not their proportions
+                content = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
+                append(letterbox(image, dataset.image_size, dataset.channels))
+                hashes[record.sample_id] = hashlib.sha256(content).hexdigest()[:32]
+            skipped += [{"problem": error.problem, "remedy": error.remedy} for error in errors]
     index = json.dumps({"hashes": hashes, "skipped": skipped})
     (folder / "samples.json").write_text(index, encoding="utf-8")
 
@@ -141,6 +158,8 @@ def _require_unique(records: Sequence[Record]) -> None:
 
 
 def _require_every_class(class_names: Sequence[str], records: Sequence[Record]) -> None:
+    if not records:
+        raise DataError("no image of the dataset can be read", remedy="repair its files")
     present = {record.target for record in records}
     for target, name in enumerate(class_names):
         if target not in present:

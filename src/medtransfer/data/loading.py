@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, Required, TypedDict, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from medtransfer.data.base import Dataset, DataSpec
+from medtransfer.data.base import Annotation, Dataset, DataSpec
 from medtransfer.data.decoded import Decoded, decode
+from medtransfer.data.sampling import EpochSampler, InOrder
 from medtransfer.data.splits import Division, divide, subset
-from medtransfer.data.transforms import Transform
+from medtransfer.data.transforms import Transform, augmented
+from medtransfer.errors import DataError
 from medtransfer.seeding import derive
 
 
-class Batch(TypedDict):
+class Truth(TypedDict, total=False):
+    """What is annotated in the images of a batch, as they are seen.
+
+    Keys: `mask` (N, H, W) int64, 0 background, k + 1 class k, 255 ignored; or for each image
+    `boxes` (n_i, 4) float32 in pixels and `labels` (n_i,) int64.
+    """
+
+    mask: Tensor
+    boxes: list[Tensor]
+    labels: list[Tensor]
+
+
+class Batch(Truth):
     """What a task receives.
 
     Keys: `target` (N,) int64; `index` (N,) int64, the position of each sample in
@@ -31,8 +46,8 @@ class Batch(TypedDict):
     to coarse.
     """
 
-    target: Tensor
-    index: Tensor
+    target: Required[Tensor]
+    index: Required[Tensor]
     image: NotRequired[Tensor]
     embedding: NotRequired[Tensor]
     levels: NotRequired[list[Tensor]]
@@ -59,17 +74,32 @@ class Data:
     identity: str
 
     @classmethod
-    def open(cls, dataset: Dataset, *, cache: Path, seed: int) -> Data:
-        """Decode, divide and subset a dataset.
+    def open(
+        cls, dataset: Dataset, annotation: Annotation = "class", *, cache: Path, seed: int
+    ) -> Data:
+        """Decode, divide and subset a dataset; its notes are shown as warnings.
+
+        Args:
+            dataset: Where samples come from.
+            annotation: What is learned of them.
+            cache: Folder of all caches.
+            seed: The trial's seed.
 
         Raises:
             DataError: If the data cannot be used; nothing has been computed from them yet.
         """
-        decoded = decode(dataset, cache)
+        decoded = decode(dataset, cache, annotation)
         groups = [record.group_id for record in decoded.records]
         targets = [record.target for record in decoded.records]
         ids = [record.sample_id for record in decoded.records]
-        division = divide(dataset.split, ids, groups, targets, decoded.class_names)
+        division = divide(
+            dataset.split,
+            ids,
+            groups,
+            targets,
+            decoded.class_names,
+            lists=_readable(dataset.lists(), ids),
+        )
         train = subset(
             division.train,
             groups,
@@ -78,14 +108,24 @@ class Data:
             shots=dataset.shots,
             seed=seed,
         )
-        counts = np.bincount([targets[i] for i in train], minlength=len(decoded.class_names))
+        names, counts = decoded.class_names, np.bincount([targets[i] for i in train])
+        if decoded.foreground is not None:
+            names, counts = decoded.foreground.names, decoded.foreground.shows[train].sum(axis=0)
+            if not counts.any():
+                raise DataError(
+                    f"none of the {len(train)} training images shows any of {', '.join(names)}",
+                    remedy="check where the annotation lies, or divide otherwise",
+                )
+        for note in dataset.notes():
+            warnings.warn(note, stacklevel=2)
         spec = DataSpec(
-            class_names=decoded.class_names,
+            class_names=names,
             channels=dataset.channels,
             image_size=dataset.image_size,
             train_counts=tuple(int(count) for count in counts),
             data_hash=decoded.data_hash,
             split_hash=division.hash,
+            annotation=annotation,
         )
         return cls(decoded, division, train, spec, seed, dataset.identity)
 
@@ -107,10 +147,11 @@ class Data:
         if sampler == "balanced":
             weights = 1 / np.bincount(self.targets[self.train])[self.targets[self.train]]
         return DataLoader(
-            _Samples(self.decoded.images, self.targets, self.seed, transform),
+            _Samples(self.decoded, self.targets, self.seed, transform),
             batch_size=batch_size,
             sampler=EpochSampler(self.train, self.seed, weights),
             num_workers=workers,
+            collate_fn=collate,
             persistent_workers=workers > 0,
             # a last batch of one sample has no batch statistics
             drop_last=len(self.train) > batch_size,
@@ -122,10 +163,11 @@ class Data:
         """Return batches of a split in its own order, as they are; `train` is the subset."""
         indices = self.train if split == "train" else getattr(self.division, split)
         return DataLoader(
-            _Samples(self.decoded.images, self.targets, self.seed, None),
+            _Samples(self.decoded, self.targets, self.seed, None),
             batch_size=batch_size,
-            sampler=_InOrder(indices),
+            sampler=InOrder(indices),
             num_workers=workers,
+            collate_fn=collate,
         )
 
     def views(
@@ -142,82 +184,90 @@ class Data:
         View v is what a trial of seed 0 sees in epoch v: they are the same for all trials.
         """
         return DataLoader(
-            _Samples(self.decoded.images, self.targets, 0, transform),
+            _Samples(self.decoded, self.targets, 0, transform),
             batch_size=batch_size,
             sampler=[(view, int(index)) for index in indices for view in range(count)],
             num_workers=workers,
+            collate_fn=collate,
             generator=torch.Generator(),  # else each pass takes a number from torch's own
         )
 
+    def truth(
+        self, indices: Sequence[int], views: Sequence[int], transform: Transform | None
+    ) -> Truth:
+        """Return the masks or boxes of views of samples, as they match the images of `views`.
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) in an order that follows from the seed and the epoch alone.
-
-    Args:
-        indices: What to draw from, (n,).
-        seed: The trial's seed.
-        weights: Draw n indices with replacement in proportion to these; None shuffles.
-    """
-
-    def __init__(
-        self, indices: NDArray[np.int64], seed: int, weights: NDArray[np.float64] | None = None
-    ) -> None:
-        self.indices = indices
-        self.seed = seed
-        self.weights = None if weights is None else weights / weights.sum()
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        if self.weights is None:
-            order = rng.permutation(self.indices)
-        else:
-            order = rng.choice(self.indices, size=len(self.indices), p=self.weights)
-        return ((self.epoch, int(i)) for i in order)
-
-
-class _InOrder(Sampler[tuple[int, int]]):
-    def __init__(self, indices: Sequence[int] | NDArray[np.int64]) -> None:
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((0, int(i)) for i in self.indices)
+        Args:
+            indices: Positions among the records, (N,).
+            views: Which view of each, (N,).
+            transform: What `views` was given.
+        """
+        samples = _Samples(self.decoded, self.targets, 0, transform)
+        keys = zip(views, indices, strict=True)
+        batch = collate([samples[int(view), int(index)] for view, index in keys])
+        if self.spec.annotation == "mask":
+            return {"mask": batch["mask"]}
+        if self.spec.annotation == "boxes":
+            return {"boxes": batch["boxes"], "labels": batch["labels"]}
+        return {}
 
 
 class _Samples(TorchDataset[Batch]):
     def __init__(
         self,
-        images: NDArray[np.uint8],
+        decoded: Decoded,
         targets: NDArray[np.int64],
         seed: int,
         transform: Transform | None,
     ) -> None:
-        self.images = images
+        self.images = decoded.images
+        self.masks = decoded.foreground.masks if decoded.foreground else None
+        self.boxes = decoded.foreground.boxes if decoded.foreground else None
         self.targets = targets
         self.seed = seed
         self.transform = transform
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
-        image = torch.from_numpy(np.array(self.images[index])).float().div_(255)
+        sample = self._read(index)
         if self.transform is not None and self.transform.random:
             # The same sample in the same epoch is augmented alike whoever loads it and when.
             with torch.random.fork_rng(devices=[]):
                 # torch.manual_seed seeds absent GPUs too, and notes a stack trace each time
                 torch.default_generator.manual_seed(derive(self.seed, epoch, index))
-                image = self.transform(image)
-        return {
-            "image": image,
-            "target": torch.tensor(self.targets[index]),
-            "index": torch.tensor(index),
-        }
+                sample = augmented(self.transform, sample)
+        if "mask" in sample:
+            sample["mask"] = sample["mask"].long()
+        sample["target"] = torch.tensor(self.targets[index])
+        sample["index"] = torch.tensor(index)
+        return cast("Batch", sample)
+
+    def _read(self, index: int) -> dict[str, Tensor]:
+        sample = {"image": torch.from_numpy(np.array(self.images[index])).float().div_(255)}
+        if self.masks is not None:
+            sample["mask"] = torch.from_numpy(np.array(self.masks[index]))
+        if self.boxes is not None:
+            sample["boxes"] = torch.from_numpy(self.boxes[index].boxes.copy())
+            sample["labels"] = torch.from_numpy(self.boxes[index].labels.copy())
+        return sample
+
+
+def collate(samples: Sequence[Mapping[str, object]]) -> Batch:
+    """Join samples to a batch; boxes and their labels stay apart, since each image has its own."""
+    batch = {
+        key: [sample[key] for sample in samples]
+        if key in {"boxes", "labels"}
+        else default_collate([sample[key] for sample in samples])
+        for key in samples[0]
+    }
+    return cast("Batch", batch)
+
+
+def _readable(
+    lists: Mapping[str, Sequence[str]] | None, sample_ids: Sequence[str]
+) -> dict[str, list[str]] | None:
+    """Return a dataset's lists without the samples that were skipped."""
+    if lists is None:
+        return None
+    known = set(sample_ids)
+    return {name: [i for i in listed if i in known] for name, listed in lists.items()}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from medtransfer.data import scenes
-from medtransfer.data.base import Dataset, Image, Record
+from medtransfer.data.base import Boxes, Dataset, Image, Mask, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +54,27 @@ class Phantom(Dataset):
 
     def read(self, record: Record) -> Image:
         """See `Dataset.read`."""
-        view = int(record.sample_id.rpartition("view")[2])
-        return self.exam(record)[view].image
+        return self._scene(record).image
+
+    def foreground(self) -> tuple[str, ...]:
+        """See `Dataset.foreground`: a lesion is of its patient's class."""
+        return scenes.CLASS_NAMES[1:]
+
+    def mask(self, record: Record) -> Mask:
+        """See `Dataset.mask`."""
+        return self._scene(record).mask  # the first class is the normal one, which is background
+
+    def boxes(self, record: Record) -> Boxes:
+        """See `Dataset.boxes`: one around each lesion that the view shows."""
+        scene = self._scene(record)
+        labels = np.full(len(scene.boxes), scene.label - 1, dtype=np.int64)
+        return Boxes(scene.boxes, labels, (self.size, self.size))
 
     def exam(self, record: Record) -> list[scenes.Scene]:
         """Return all views of the patient of a record, with their masks and boxes."""
-        return scenes.render_exam(
+        return _exam(
             self.data_seed,
-            int(record.group_id.removeprefix("patient")),
+            int(record.exam_id.removeprefix("patient")),
             record.target,
             images=self.images,
             size=self.size,
@@ -74,3 +89,10 @@ class Phantom(Dataset):
             k: v for k, v in asdict(self).items() if k not in {"fraction", "shots", "split"}
         }
         return f"{code} {len(records)} {sorted(arguments.items())}"
+
+    def _scene(self, record: Record) -> scenes.Scene:
+        return self.exam(record)[int(record.sample_id.rpartition("view")[2])]
+
+
+# a patient's views, their masks and boxes are asked for one after the other
+_exam = lru_cache(maxsize=1)(scenes.render_exam)

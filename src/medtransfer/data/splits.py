@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +29,15 @@ class Split:
     """How samples are divided.
 
     Attributes:
-        kind: `holdout` draws by `ratios` and `seed`; `file` takes the division from `file`.
+        kind: `holdout` draws by `ratios` and `seed`; `ordered` cuts the groups, sorted by name and
+            number, into three runs by `ratios`; `own` takes the lists that come with the dataset;
+            `file` takes the division from `file`.
         seed: Seed of the draw, apart from the trial's, so that all seeds share the test set.
         file: JSON file with lists of sample ids under `train`, `val` and `test`.
         ratios: Shares of train, val and test; they sum to one.
     """
 
-    kind: Literal["holdout", "file"]
+    kind: Literal["holdout", "ordered", "own", "file"]
     seed: Annotated[int, Field(ge=0)]
     file: Path | None
     ratios: tuple[Ratio, Ratio, Ratio]
@@ -68,6 +71,8 @@ def divide(
     groups: Sequence[str],
     targets: Sequence[int],
     class_names: Sequence[str],
+    *,
+    lists: Mapping[str, Sequence[str]] | None = None,
 ) -> Division:
     """Divide samples so that no group lies in two splits and every class lies in each.
 
@@ -77,14 +82,25 @@ def divide(
         groups: Group of each sample, (n,).
         targets: Class index of each sample, (n,).
         class_names: Names for messages, by class index.
+        lists: Sample ids under `train`, `val` and `test`, where the dataset brings its own.
 
     Raises:
-        DataError: If a class has too few groups, or the split file does not fit the samples.
-        LeakageError: If a split file puts one group into two splits.
+        DataError: If a class has too few groups, or the lists do not fit the samples.
+        LeakageError: If lists put one group into two splits.
     """
     if split.kind == "file":
         assert split.file is not None
-        chosen = _from_file(split.file, sample_ids, groups)
+        content = _read_lists(split.file)
+        chosen = _from_lists(content, f"split file '{split.file}'", sample_ids, groups)
+    elif split.kind == "own":
+        if lists is None:
+            raise DataError(
+                "split.kind=own, and the dataset brings no lists of its own",
+                remedy="choose dataset.split.kind=holdout, or give the lists that it has",
+            )
+        chosen = _from_lists(lists, "the dataset's lists", sample_ids, groups)
+    elif split.kind == "ordered":
+        chosen = _ordered(split, groups)
     else:
         chosen = _holdout(split, groups, targets, class_names)
     indices = {
@@ -198,10 +214,29 @@ def _holdout(
     return [side[group] for group in groups]
 
 
-def _from_file(path: Path, sample_ids: Sequence[str], groups: Sequence[str]) -> list[str]:
+def _ordered(split: Split, groups: Sequence[str]) -> list[str]:
+    def by_number(group: str) -> list[str | int]:
+        # "10" after "9"; every second part is a number, so that parts of one kind meet
+        return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", group))]
+
+    order = sorted(set(groups), key=by_number)
+    if len(order) < len(SPLITS):
+        raise DataError(
+            f"there are {len(order)} independent groups of images, and {len(SPLITS)} splits each"
+            " need one",
+            remedy="add images",
+        )
+    ends = np.round(np.cumsum(split.ratios)[:2] * len(order)).astype(int)
+    first = int(np.clip(ends[0], 1, len(order) - 2))  # whatever the ratios, each split gets one
+    second = int(np.clip(ends[1], first + 1, len(order) - 1))
+    side = {group: SPLITS[(i >= first) + (i >= second)] for i, group in enumerate(order)}
+    return [side[group] for group in groups]
+
+
+def _read_lists(path: Path) -> dict[str, list[str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        lists = {name: [str(i) for i in content[name]] for name in SPLITS}
+        return {name: [str(i) for i in content[name]] for name in SPLITS}
     except FileNotFoundError:
         raise DataError(
             f"split file '{path}' does not exist", remedy="give its path in dataset.split.file"
@@ -211,22 +246,27 @@ def _from_file(path: Path, sample_ids: Sequence[str], groups: Sequence[str]) -> 
             f"split file '{path}' cannot be used: {type(error).__name__}: {error}",
             remedy='it holds {"train": [ids], "val": [ids], "test": [ids]}',
         ) from None
+
+
+def _from_lists(
+    lists: Mapping[str, Sequence[str]], where: str, sample_ids: Sequence[str], groups: Sequence[str]
+) -> list[str]:
     side: dict[str, str] = {}
     known = set(sample_ids)
     for name, ids in lists.items():
         if not ids:
-            raise DataError(f"split '{name}' of '{path}' is empty", remedy="list its sample ids")
+            raise DataError(f"split '{name}' of {where} is empty", remedy="list its sample ids")
         for sample_id in ids:
             if sample_id not in known:
                 raise DataError(
-                    f"split file '{path}' names sample '{sample_id}', which the dataset lacks",
+                    f"sample '{sample_id}' of {where} is not in the dataset",
                     value=sample_id,
                     choices=difflib.get_close_matches(sample_id, sample_ids, n=5),
                     remedy="sample ids are paths relative to dataset.root",
                 )
             if side.setdefault(sample_id, name) != name:
                 raise DataError(
-                    f"image '{sample_id}' is in two splits of '{path}': {side[sample_id]} and"
+                    f"image '{sample_id}' is in two splits of {where}: {side[sample_id]} and"
                     f" {name}",
                     remedy="list every image once",
                 )
@@ -238,7 +278,7 @@ def _from_file(path: Path, sample_ids: Sequence[str], groups: Sequence[str]) -> 
         if name != side[sample_id]:
             raise LeakageError(
                 f"images '{other}' ({name}) and '{sample_id}' ({side[sample_id]}) are of one"
-                f" patient or identical, and '{path}' puts them into different splits",
+                f" patient or identical, and lie in different splits of {where}",
                 remedy="move them to one side",
             )
     return [side.get(sample_id, "") for sample_id in sample_ids]

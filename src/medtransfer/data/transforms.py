@@ -1,17 +1,26 @@
-"""Augmentation of training images, by torchvision's transforms."""
+"""Augmentation of training images, by torchvision's transforms, with their masks or boxes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from medtransfer.data.base import IGNORED
+
+SMALLEST = 1.0  # pixels
+LEAST = 0.1  # of the area
+
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Sample = TypeVar("Sample", Tensor, dict[str, Tensor])
 
 
 class Transform(ABC):
@@ -23,11 +32,60 @@ class Transform(ABC):
         """Whether two calls may differ."""
 
     @abstractmethod
-    def __call__(self, image: Tensor) -> Tensor:
-        """Return the image transformed; both (C, H, W) float32 in [0, 1].
+    def __call__(self, sample: Sample) -> Sample:
+        """Return an image transformed, alone or with its mask or boxes.
 
-        Randomness comes from torch's global generator, which the loader seeds for each sample.
+        Randomness comes from torch's global generator, which the loader seeds for each sample. The
+        image is changed alike whether it comes alone or not.
+
+        Args:
+            sample: (C, H, W) float32 in [0, 1], or a dictionary of such an `image` and what moves
+                with it, as torchvision's tv_tensors.
         """
+
+
+def augmented(transform: Transform, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return an image transformed together with what is annotated in it.
+
+    Boxes are cut at the image's border. One that was cut is dropped with its label, if it is less
+    than a pixel wide or high, or if less than a tenth of its area is left.
+
+    Args:
+        transform: What is done.
+        sample: `image` (C, H, W); perhaps `mask` (H, W) uint8, which becomes `IGNORED` where no
+            part of the image comes to lie; perhaps `boxes` (n, 4), a row x0, y0, x1, y1 in pixels,
+            and their `labels` (n,).
+    """
+    image = sample["image"]
+    if "mask" in sample:
+        masked: dict[str, Tensor] = {
+            "image": tv_tensors.Image(image),
+            "mask": tv_tensors.Mask(sample["mask"]),
+        }
+        return {name: value.as_subclass(Tensor) for name, value in transform(masked).items()}
+    if "boxes" not in sample:
+        return {"image": transform(image)}
+    height, width = image.shape[-2:]
+    boxed: dict[str, Tensor] = {
+        "image": tv_tensors.Image(image),
+        "boxes": tv_tensors.BoundingBoxes(
+            sample["boxes"],
+            format="XYXY",
+            canvas_size=(height, width),
+            clamping_mode=None,  # whole, so that it can be told how much is cut off
+        ),
+    }
+    moved = transform(boxed)
+    whole = moved["boxes"].as_subclass(Tensor)
+    cut = whole.clamp(torch.zeros(4), torch.tensor([width, height] * 2))
+    sides, before = cut[:, 2:] - cut[:, :2], whole[:, 2:] - whole[:, :2]
+    enough = (sides >= SMALLEST).all(1) & (sides.prod(1) >= LEAST * before.prod(1))
+    kept = enough | (cut == whole).all(1)
+    return {
+        "image": moved["image"].as_subclass(Tensor),
+        "boxes": cut[kept],
+        "labels": sample["labels"][kept],
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,30 +113,38 @@ class Augment(Transform):
     erasing: Share
 
     def __post_init__(self) -> None:
-        steps: list[torch.nn.Module] = []
+        moves: list[torch.nn.Module] = []
         if self.flip:
-            steps.append(v2.RandomHorizontalFlip())
+            moves.append(v2.RandomHorizontalFlip())
         if self.rotation or self.translation or self.scale:
             affine = v2.RandomAffine(
                 (-self.rotation, self.rotation),
                 translate=(self.translation, self.translation),
                 scale=(1 - self.scale, 1 + self.scale),
                 interpolation=v2.InterpolationMode.BILINEAR,
+                fill={tv_tensors.Mask: IGNORED, "others": 0},
             )
-            steps.append(affine)
+            moves.append(affine)
+        changes: list[torch.nn.Module] = []
         if self.brightness or self.contrast:
-            steps.append(v2.ColorJitter(brightness=self.brightness, contrast=self.contrast))
+            changes.append(v2.ColorJitter(brightness=self.brightness, contrast=self.contrast))
         if self.blur:
-            steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=self.blur))
+            changes.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=self.blur))
         if self.erasing:
-            steps.append(v2.RandomErasing(p=self.erasing, scale=(0.02, 0.15)))
-        object.__setattr__(self, "_steps", v2.Compose(steps) if steps else torch.nn.Identity())
+            changes.append(v2.RandomErasing(p=self.erasing, scale=(0.02, 0.15)))
+        for name, steps in (("_moves", moves), ("_changes", changes)):
+            object.__setattr__(self, name, v2.Compose(steps) if steps else torch.nn.Identity())
 
     @property
     def random(self) -> bool:
         """See `Transform.random`."""
-        return not isinstance(self._steps, torch.nn.Identity)  # type: ignore[attr-defined]
+        steps = (self._moves, self._changes)  # type: ignore[attr-defined]
+        return not all(isinstance(step, torch.nn.Identity) for step in steps)
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, sample: Sample) -> Sample:
         """See `Transform.__call__`."""
-        return self._steps(image)  # type: ignore[attr-defined, no-any-return]
+        sample = self._moves(sample)  # type: ignore[attr-defined]
+        if isinstance(sample, dict):
+            # colours and erased patches are of the image alone
+            return {**sample, "image": self._changes(sample["image"])}  # type: ignore[attr-defined]
+        return self._changes(sample)  # type: ignore[attr-defined, no-any-return]

@@ -65,8 +65,8 @@ class ClassicHead(Solved):
     ) -> dict[str, Any]:
         """See `Strategy.fit_head`."""
         require_two_classes(targets)
-        head = model.head
-        assert isinstance(head, Fitted)
+        assert isinstance(model.head, Fitted)
+        outputs = len(model.head.weights)
         candidates: dict[str, list[dict[str, Any]]] = {
             "knn": [{"neighbours": k} for k in self.neighbours if k <= len(targets)],
             "svm": [{"C": c} for c in self.C],
@@ -82,10 +82,16 @@ class ClassicHead(Solved):
             )
         seed = torch.initial_seed() % 2**32
 
-        def apply(candidate: dict[str, Any]) -> None:
-            head.fit(features, targets, weights, {"kind": self.kind, "seed": seed, **candidate})
+        def solve(candidate: dict[str, Any]) -> tuple[dict[str, Any], Fitted]:
+            head = Fitted(outputs)
+            settings = {"kind": self.kind, "seed": seed, **candidate}
+            head.fit(features, targets, weights, settings)
+            return candidate, head
 
-        return best(candidates[self.kind], apply, score)
+        def use(found: tuple[dict[str, Any], Fitted]) -> None:
+            model.head = found[1]
+
+        return best(map(solve, candidates[self.kind]), use, score)[0]
 
 
 class Fitted(nn.Module):

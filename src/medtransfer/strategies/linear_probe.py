@@ -16,6 +16,7 @@ from medtransfer.strategies.base import Score
 from medtransfer.strategies.solved import Solved, best, require_two_classes
 
 MAX_ITERATIONS = 10_000  # L-BFGS is done long before, except where C is absurd
+TOLERANCE = 1e-8  # of the gradient; what is left moves no probability by more than 1e-5
 ABSENT = -30.0  # log-odds of a class that the training subset has no case of
 
 
@@ -67,12 +68,13 @@ class LinearProbe(Solved):
         classes = next(reversed([*model.head.parameters()])).shape[0]  # type: ignore[union-attr]
         of_case = None if weights is None else weights[targets].double().numpy()
 
-        def apply(c: float) -> None:
-            solver = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-8)
+        def solve(c: float) -> tuple[float, Tensor, Tensor]:
+            solver = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
             solver.fit(inputs, targets.numpy(), sample_weight=of_case)
-            head.assign(*_all_classes(solver, classes))
+            return c, *_all_classes(solver, classes)
 
-        return {"C": best(sorted(self.C), apply, score)}
+        solutions = (solve(c) for c in sorted(self.C))
+        return {"C": best(solutions, lambda found: head.assign(*found[1:]), score)[0]}
 
 
 def _all_classes(solver: LogisticRegression, classes: int) -> tuple[Tensor, Tensor]:

@@ -45,15 +45,17 @@ class Solved(Frozen):
         """See `Strategy.fit_head`."""
 
 
-def best(candidates: Iterable[T], apply: Callable[[T], None], score: Score) -> T:
-    """Apply each candidate in turn, and the one that scores best, the first of equals, again."""
-    scored = []
-    for candidate in candidates:
-        apply(candidate)
-        scored.append((score(), candidate))
-    chosen = max(scored, key=lambda pair: pair[0])[1]
-    apply(chosen)
-    return chosen
+def best(solutions: Iterable[T], use: Callable[[T], None], score: Score) -> T:
+    """Use each solution in turn, and go back to the one that scores best, the first of equals."""
+    top: tuple[float, T] | None = None
+    for solution in solutions:
+        use(solution)
+        value = score()
+        if top is None or value > top[0]:
+            top = value, solution
+    assert top is not None, "there is at least one"
+    use(top[1])
+    return top[1]
 
 
 def require_two_classes(targets: Tensor) -> None:

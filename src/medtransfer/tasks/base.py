@@ -13,8 +13,8 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from medtransfer.backbones.base import Backbone
-from medtransfer.data.base import DataSpec
-from medtransfer.data.loading import Batch
+from medtransfer.data.base import Annotation, DataSpec
+from medtransfer.data.loading import Batch, Data
 from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head
 from medtransfer.strategies import freezing
@@ -24,7 +24,6 @@ from medtransfer.tasks.schedulers import Scheduler
 
 Stage = Literal["train", "val", "test"]
 Direction = Literal["min", "max"]
-Annotation = Literal["class", "mask", "boxes"]
 
 
 def metric_name(split: str, metric: str) -> str:
@@ -41,7 +40,7 @@ class Task(pl.LightningModule, ABC):
     Args:
         backbone: Turns images into features.
         head: Turns features into outputs.
-        loss: Of outputs and targets.
+        loss: Of outputs and targets; None where the head brings its own.
         strategy: What learns.
         schedule: How the learning rate moves.
         optimizer: Keys of the optimizer's configuration, for the strategy to scale.
@@ -57,13 +56,15 @@ class Task(pl.LightningModule, ABC):
     """What of the backbone's outputs the head takes."""
     head_base: ClassVar[type[Head]]
     """What its head derives from."""
+    loss_base: ClassVar[type[nn.Module] | None]
+    """What its loss derives from; None where the head brings its own losses."""
 
     def __init__(
         self,
         *,
         backbone: Backbone,
         head: nn.Module,
-        loss: nn.Module,
+        loss: nn.Module | None,
         strategy: Strategy,
         schedule: Scheduler,
         optimizer: Mapping[str, Any],
@@ -73,7 +74,7 @@ class Task(pl.LightningModule, ABC):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.loss = loss
+        self.loss: Any = loss
         self.strategy_ = strategy
         self.schedule = schedule
         self.optimizer_config = optimizer
@@ -94,7 +95,7 @@ class Task(pl.LightningModule, ABC):
 
     @classmethod
     @abstractmethod
-    def head_arguments(cls, backbone: Backbone, spec: DataSpec) -> dict[str, Any]:
+    def head_arguments(cls, backbone: Backbone, data: Data) -> dict[str, Any]:
         """Return what the head must know of the backbone and the data."""
 
     @abstractmethod
@@ -111,6 +112,10 @@ class Task(pl.LightningModule, ABC):
     @abstractmethod
     def columns(self, kept: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Return the columns of the table of predictions, a row for each case that was kept."""
+
+    def tables(self, kept: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:  # noqa: ARG002
+        """Return further tables by name; their column `index` says which record a row is of."""
+        return {}
 
     @property
     def whole(self) -> bool:

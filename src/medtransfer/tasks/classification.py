@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.classification import (
     binary_average_precision,
     binary_calibration_error,
@@ -22,10 +22,11 @@ from torchmetrics.functional.classification import (
 )
 
 from medtransfer.backbones.base import Backbone
-from medtransfer.data.base import DataSpec
-from medtransfer.data.loading import Batch
+from medtransfer.data.base import Annotation
+from medtransfer.data.loading import Batch, Data
 from medtransfer.heads.base import Head, VectorHead
-from medtransfer.tasks.base import Annotation, Direction, Stage, Task
+from medtransfer.tasks.base import Direction, Stage, Task
+from medtransfer.tasks.losses import Loss
 
 DIRECTIONS: dict[str, Direction] = {
     "auroc": "max",
@@ -56,6 +57,7 @@ class Classification(Task):
     headline: ClassVar[str] = "auroc"
     represents: ClassVar[Literal["embedding", "pyramid"]] = "embedding"
     head_base: ClassVar[type[Head]] = VectorHead
+    loss_base: ClassVar[type[nn.Module] | None] = Loss
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
@@ -68,9 +70,9 @@ class Classification(Task):
         return DIRECTIONS[cls.known(metric, DIRECTIONS)]
 
     @classmethod
-    def head_arguments(cls, backbone: Backbone, spec: DataSpec) -> dict[str, Any]:
+    def head_arguments(cls, backbone: Backbone, data: Data) -> dict[str, Any]:
         """See `Task.head_arguments`."""
-        return {"in_features": backbone.embedding_size, "outputs": len(spec.class_names)}
+        return {"in_features": backbone.embedding_size, "outputs": len(data.spec.class_names)}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""

@@ -1,0 +1,155 @@
+"""Segmentation: a class for every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from medtransfer.backbones.base import Backbone
+from medtransfer.data.base import IGNORED, Annotation
+from medtransfer.data.loading import Batch, Data
+from medtransfer.heads.base import Head
+from medtransfer.heads.segmentation import SegmentationHead
+from medtransfer.tasks.base import Direction, Stage, Task
+from medtransfer.tasks.mask_losses import MaskLoss
+from medtransfer.tasks.mask_metrics import mean_foreground, overlap_metrics, surface_metrics
+
+METRICS = ("dice", "jaccard", "nsd", "hd95")
+
+
+class Segmentation(Task):
+    """A class for every pixel; metrics for each image and class, at the size of the input.
+
+    A metric's headline is the mean over the foreground classes of its means over images, and each
+    class has one of its own, such as `dice_lesion`. In an image where truth and prediction both
+    lack a class, the class has no say; where one of them lacks it, overlap is zero and the
+    Hausdorff distance the diagonal. Padding has no say either.
+
+    Args:
+        tolerance: Distance in pixels up to which a boundary counts as met (`nsd`).
+        patch: Height and width of the patches that are trained on, one from each image at a random
+            place; larger images are then tested window by window. None takes images whole.
+        overlap: Share of a window that the next one covers again.
+        **parts: See `Task`.
+    """
+
+    requires: ClassVar[Annotation] = "mask"
+    headline: ClassVar[str] = "dice"
+    represents: ClassVar[Literal["embedding", "pyramid"]] = "pyramid"
+    head_base: ClassVar[type[Head]] = SegmentationHead
+    loss_base: ClassVar[type[nn.Module] | None] = MaskLoss
+
+    def __init__(
+        self,
+        *,
+        tolerance: Annotated[float, Field(ge=0)],
+        patch: Annotated[int, Field(ge=32)] | None,
+        overlap: Annotated[float, Field(ge=0, lt=1)],
+        **parts: Any,
+    ) -> None:
+        super().__init__(**parts)
+        self.tolerance = tolerance
+        self.patch = patch if patch is not None and patch < self.spec.image_size else None
+        self.overlap = overlap
+
+    @classmethod
+    def direction(cls, metric: str) -> Direction:
+        """See `Task.direction`; a class's own metric, such as `dice_lesion`, goes like all's."""
+        name = cls.known(metric.partition("_")[0], ("loss", *METRICS))
+        return "min" if name in {"loss", "hd95"} else "max"
+
+    @classmethod
+    def head_arguments(cls, backbone: Backbone, data: Data) -> dict[str, Any]:
+        """See `Task.head_arguments`; background is an output too."""
+        return {
+            "channels": backbone.channels,
+            "strides": backbone.strides,
+            "image_size": data.spec.image_size,
+            "outputs": len(data.spec.class_names) + 1,
+        }
+
+    @property
+    def whole(self) -> bool:
+        """See `Task.whole`."""
+        return self.patch is None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, 1 + classes, H, W) of images (N, C, H, W) in [0, 1]."""
+        if self.patch is None:
+            return self._logits(self.backbone.pyramid(images), images.shape[-2:])
+        from monai.inferers.utils import sliding_window_inference  # takes a second to import
+
+        size = (self.patch, self.patch)
+        logits = sliding_window_inference(
+            images, size, len(images), self._window, overlap=self.overlap, mode="gaussian"
+        )
+        return cast("Tensor", logits)
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Task.step`; keeps the metrics of each image and class, and its loss."""
+        mask = batch["mask"]
+        if self.training and self.patch is not None:
+            images, mask = self._patches(batch["image"], mask)
+            return self.loss(self._window(images), mask), {}
+        if self.training or self.patch is None:
+            logits = self._logits(self.levels(batch), mask.shape[-2:])
+        else:
+            logits = self(batch["image"])
+        logits = logits.float()
+        loss = self.loss(logits, mask)
+        if self.training:
+            return loss, {}
+        classes = len(self.spec.class_names)
+        predicted = logits.argmax(1)
+        values = overlap_metrics(predicted, mask, classes, ignore_index=IGNORED)
+        values |= surface_metrics(
+            predicted, mask, classes, tolerance=self.tolerance, ignore_index=IGNORED
+        )
+        return loss, {"index": batch["index"], "loss": loss.repeat(len(mask)), **values}
+
+    def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:  # noqa: ARG002
+        """See `Task.evaluate`; `loss` is the trained one."""
+        found = {"loss": float(kept["loss"].mean())}
+        for metric in METRICS:
+            found[metric] = mean_foreground(kept[metric])
+            means = kept[metric].nanmean(0).tolist()
+            for name, mean in zip(self.spec.class_names, means, strict=True):
+                found[f"{metric}_{name}"] = mean
+        return found
+
+    def columns(self, kept: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """See `Task.columns`: each metric, by class and as the mean over classes with a say."""
+        found: dict[str, NDArray[Any]] = {}
+        for metric in METRICS:
+            values = kept[metric].numpy()
+            defined = np.isfinite(values).any(1)
+            found[metric] = np.full(len(values), np.nan, dtype=np.float32)
+            found[metric][defined] = np.nanmean(values[defined], 1)
+            for k, name in enumerate(self.spec.class_names):
+                found[f"{metric}_{name}"] = values[:, k]
+        return found
+
+    def _logits(self, levels: list[Tensor], size: torch.Size) -> Tensor:
+        return cast("Tensor", self.head(levels, (size[0], size[1])))
+
+    def _window(self, images: Tensor) -> Tensor:
+        levels = self.backbone.pyramid(images)
+        return self._logits(levels, images.shape[-2:]).float()
+
+    def _patches(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut one patch out of each image, where the trial's seed and the step say."""
+        assert self.patch is not None
+        rng = np.random.default_rng([torch.initial_seed() % 2**32, self.trainer.global_step])
+        room = images.shape[-1] - self.patch
+        places = rng.integers(0, room + 1, (len(images), 2)).tolist()
+        cuts = [(slice(y, y + self.patch), slice(x, x + self.patch)) for y, x in places]
+        return (
+            torch.stack([image[:, ys, xs] for image, (ys, xs) in zip(images, cuts, strict=True)]),
+            torch.stack([each[ys, xs] for each, (ys, xs) in zip(mask, cuts, strict=True)]),
+        )
