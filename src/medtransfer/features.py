@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +51,7 @@ class Extractor:
         dtype: How features are kept; bf16 takes half of the space and moves the head's values.
         batch_size: Images at once.
         workers: Processes that load images; 0 loads in this one.
+        known: Hash of all parameters and buffers, where it has been computed before.
     """
 
     backbone: Backbone
@@ -60,10 +61,13 @@ class Extractor:
     dtype: Precision
     batch_size: int
     workers: int
+    known: str | None = field(default=None, kw_only=True)
 
     @cached_property
     def digest(self) -> str:
         """Hash of all parameters and buffers, kept from its first use on."""
+        if self.known is not None:
+            return self.known
         named = {**dict(self.backbone.named_parameters()), **dict(self.backbone.named_buffers())}
         return hash_tensors(named)
 

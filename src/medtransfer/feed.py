@@ -48,6 +48,8 @@ class Feed:
             dtype=config.dtype,
             batch_size=trial.config.trainer.batch_size,
             workers=self.workers,
+            # whoever loaded the weights has hashed them, and nothing has changed them since
+            known=None if trial.model.strategy_.reestimated else trial.provenance.sha256,
         )
         self.store: FeatureStore | None = None
         self.why_online = self._why_online()

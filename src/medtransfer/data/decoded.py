@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +85,9 @@ def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> D
         Record(r.sample_id, group, r.exam_id, r.target)
         for r, group in zip(read, groups, strict=True)
     )
-    described = [[*asdict(record).values(), hashes[record.sample_id]] for record in merged]
+    described: list[list[object]] = [
+        [r.sample_id, r.group_id, r.exam_id, r.target, hashes[r.sample_id]] for r in merged
+    ]
     if foreground is not None:
         described.append([annotation, *names, *foreground.hashes])
     return Decoded(
