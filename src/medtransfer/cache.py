@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike, NDArray
 
-from medtransfer.errors import StoreError
+from medtransfer.errors import Note, StoreError
 
 INDEX = "index.json"  # the checksum of each file; its time is that of the entry's last use
 CHUNK = 2**22  # bytes that are read at once for a checksum
@@ -58,11 +58,9 @@ def entry(
                 shutil.rmtree(left, ignore_errors=True)
             damaged = _damaged(path) if path.is_dir() else None
             if damaged is not None:
-                warnings.warn(
-                    f"the cache entry '{path}' is damaged ('{damaged}' is not as it was written)"
-                    " and is made again",
-                    stacklevel=3,
-                )
+                found = f"'{damaged}' is not as it was written"
+                told = f"the cache entry '{path}' is damaged ({found}) and is made again"
+                warnings.warn(Note(told), stacklevel=3)
                 _remove(path)
             if path.is_dir():
                 (path / INDEX).touch()

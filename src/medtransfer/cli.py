@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from medtransfer import __version__
 from medtransfer.errors import ConfigError, MedtransferError
+from medtransfer.quiet import show_notes
 from medtransfer.tracking.runs import Interrupted
 
 if TYPE_CHECKING:
@@ -32,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
+    with warnings.catch_warnings():
+        show_notes()
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments, rest = _parser().parse_known_args(argv)
         command: Callable[[argparse.Namespace, list[str]], int] = arguments.command

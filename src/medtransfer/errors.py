@@ -73,6 +73,10 @@ class CertificateError(MedtransferError):
     exit_code = 1
 
 
+class Note(UserWarning):
+    """Something that a user should know and that stops nothing; shown once, as a plain line."""
+
+
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """Return the choice that looks most like `value`, or None when none does."""
     found = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.6)

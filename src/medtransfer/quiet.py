@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from typing import TextIO
+
+from medtransfer.errors import Note
 
 
 def quiet_libraries() -> None:
@@ -17,3 +21,26 @@ def quiet_libraries() -> None:
         ".*module\\(s\\) in eval mode at the start of training.*",  # frozen means so
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def show_notes() -> None:
+    """Show each note of the program's own once, and other warnings as they would be."""
+    usual = warnings.showwarning
+    shown: set[str] = set()
+
+    def show(  # noqa: PLR0917  as the warnings module calls it
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, Note):
+            usual(message, category, filename, lineno, file, line)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            sys.stderr.write(f"note: {message}\n")
+
+    warnings.simplefilter("always", Note)
+    warnings.showwarning = show

@@ -21,7 +21,7 @@ from medtransfer.data.decoded import Decoded, decode
 from medtransfer.data.sampling import EpochSampler, InOrder
 from medtransfer.data.splits import Division, divide, subset
 from medtransfer.data.transforms import Transform, augmented
-from medtransfer.errors import DataError
+from medtransfer.errors import DataError, Note
 from medtransfer.seeding import derive
 
 
@@ -117,7 +117,7 @@ class Data:
                     remedy="check where the annotation lies, or divide otherwise",
                 )
         for note in dataset.notes():
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(Note(note), stacklevel=2)
         spec = DataSpec(
             class_names=names,
             channels=dataset.channels,
