@@ -14,7 +14,8 @@ for dataset in busi phantom; do
   medtransfer pretrain source=supervised dataset=$dataset "$split"
 done
 for dataset in busi phantom; do
-  medtransfer train -m study=weights dataset=$dataset study.name=weights-$dataset
+  medtransfer train -m study=weights dataset=$dataset study.name=weights-$dataset \
+    features.mode=online # as it was run: augmentation drawn anew at every step
   medtransfer report weights-$dataset --out "$out/$dataset"
 done
 python scripts/weights_table.py "$out"/{busi,phantom}/results.json

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from unittest import mock
 
 from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -201,8 +203,12 @@ class App:
         return done.return_value
 
     def multirun(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> list[Any]:
-        """Run the jobs of a sweep and return what the tasks return."""
-        done = self.hydra.multirun(self.name, task, list(overrides), with_log_configuration=False)
+        """Run the jobs of a sweep, checked before, and return what the tasks return."""
+        # Hydra would compose every job once more, only to see whether it can
+        with mock.patch.object(Sweeper, "validate_batch_is_legal"):
+            done = self.hydra.multirun(
+                self.name, task, list(overrides), with_log_configuration=False
+            )
         return [job.return_value for job in _jobs(done)]
 
     def show(self, arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -317,7 +318,7 @@ def check_arguments(
     Raises:
         ConfigError: If an argument is unknown, missing or mistyped.
     """
-    group = base.__name__.lower()
+    group = re.findall("[A-Z][a-z]*", base.__name__)[-1].lower()  # a MaskLoss is a choice of `loss`
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(cls).parameters.items()

@@ -15,7 +15,7 @@ from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
-from medtransfer import machine
+from medtransfer import machine, pictures
 from medtransfer.certificate import Certificate
 from medtransfer.console import Reporter
 from medtransfer.feed import Feed, device_of
@@ -86,6 +86,7 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
     if config.test:
         run.tags({"test_openings": 1})
         final |= _evaluate(trial, run, trainer, feed, "test", prefix="test")
+        pictures.record(trial, run, settings)
     final |= counts | {
         "cost/train_seconds": seconds,
         "cost/feature_seconds": feed.seconds,

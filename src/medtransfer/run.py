@@ -12,9 +12,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
+from omegaconf import OmegaConf
 from torch import nn
 
+from medtransfer.app import config_dir
 from medtransfer.backbones.load import load_backbone
 from medtransfer.backbones.weights import Provenance
 from medtransfer.config import TrainConfig, build, check_arguments, locate
@@ -23,10 +26,12 @@ from medtransfer.data.loading import Data
 from medtransfer.data.seen import refuse_seen
 from medtransfer.data.transforms import Transform
 from medtransfer.errors import ConfigError
+from medtransfer.heads.base import Head
 from medtransfer.quiet import quiet_libraries
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Strategy
 from medtransfer.tasks.base import Direction, Task
+from medtransfer.tasks.losses import Loss
 from medtransfer.tasks.optimizing import MakeOptimizer, optimizer_factory
 from medtransfer.tasks.schedulers import Scheduler
 
@@ -106,6 +111,8 @@ def check(config: TrainConfig) -> Choices:
     make_optimizer = optimizer_factory(config.optimizer, config.trusted_modules)
     metric = (config.trainer.selection.metric or task.headline).removeprefix("val/")
     direction = task.direction(metric)
+    if task.requires != "class":
+        _check_class_of(metric, task, dataset.foreground())
     return Choices(
         task=task,
         dataset=dataset,
@@ -155,19 +162,19 @@ def prepare(config: TrainConfig) -> Trial:
         config.weights,
         image_size=data.spec.image_size,
         channels=data.spec.channels,
-        near=(data.spec.data_hash, data.spec.split_hash),
+        near=(_hash_of_images(data), data.spec.split_hash),
         seed=config.seed,
         trusted=config.trusted_modules,
     )
     refuse_seen(data, provenance.seen, f"the weights of '{provenance.source}'")
     seed_part(config.seed, "head")
-    head = make(config.head, chosen.task.head_base, **chosen.task.head_arguments(backbone, data))
+    head = make(config.head, Head, **chosen.task.head_arguments(backbone, data))
     model = make(
         config.task,
         Task,
         backbone=backbone,
         head=head,
-        loss=_loss(config, chosen.task, data),
+        loss=_loss(config, data),
         strategy=chosen.strategy,
         schedule=chosen.schedule,
         optimizer=config.optimizer,
@@ -175,6 +182,11 @@ def prepare(config: TrainConfig) -> Trial:
         spec=data.spec,
     )
     chosen.strategy.trainable(model)  # a network may lack what the strategy asks for
+    if config.features.mode == "cached" and not model.whole:
+        raise ConfigError(
+            "features.mode=cached, and training takes patches, of which there are too many to keep",
+            remedy="features.mode=auto",
+        )
     return Trial(
         config=config,
         data=data,
@@ -197,12 +209,16 @@ def check_fit(config: TrainConfig) -> tuple[type[Task], Dataset]:
     check_arguments(task_class, Task, config.task, injected=inspect.signature(Task).parameters)
     dataset = build(config.dataset, Dataset, trusted=config.trusted_modules)
     name = task_class.__name__
-    if (config.loss is None) != (task_class.loss_base is None):
-        given = "wants a loss" if config.loss is None else "has losses of its own, in head.weights"
+    _check_part(config, "head", task_class.head_base)
+    if config.loss is None and task_class.loss_base is not None:
+        raise ConfigError(f"task {name} wants a loss", remedy="medtransfer list loss")
+    if config.loss is not None and task_class.loss_base is None:
         raise ConfigError(
-            f"task {name} {given}",
-            remedy="medtransfer list loss" if config.loss is None else "loss=null",
+            f"task {name} has losses of its own, weighed by head.weights",
+            remedy="leave loss=... out",
         )
+    if config.loss is not None and task_class.loss_base is not None:
+        _check_part(config, "loss", task_class.loss_base)
     if task_class.requires not in dataset.provides:
         raise ConfigError(
             f"task {name} learns from annotation '{task_class.requires}', which"
@@ -211,6 +227,34 @@ def check_fit(config: TrainConfig) -> tuple[type[Task], Dataset]:
             remedy="choose a task for one of these annotations, or another dataset",
         )
     return task_class, dataset
+
+
+def _check_part(config: TrainConfig, group: Literal["head", "loss"], wanted: type) -> None:
+    """Refuse a head or a loss that was made for another task."""
+
+    def found(node: Any) -> type[nn.Module]:
+        return locate(node["_target_"], nn.Module, trusted=config.trusted_modules)
+
+    part = found(getattr(config, group))
+    if not issubclass(part, wanted):
+        files = sorted((config_dir() / group).glob("*.yaml"))
+        raise ConfigError(
+            f"{group} {part.__name__} was not made for this task",
+            choices=[f.stem for f in files if issubclass(found(OmegaConf.load(f)), wanted)],
+            remedy=f"choose one of these, or leave {group}=... out",
+        )
+
+
+def _check_class_of(metric: str, task: type[Task], names: tuple[str, ...]) -> None:
+    """Refuse the metric of a class that there is not; a task knows its classes only from data."""
+    whole, _, name = metric.partition("_")
+    choices = [f"{whole}_{each}" for each in names]
+    try:
+        task.direction(choices[0])
+    except ConfigError:
+        return  # it has no metric of this name for each class
+    if name and name not in names:
+        raise ConfigError(f"there is no class '{name}'", value=metric, choices=choices)
 
 
 def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
@@ -228,12 +272,21 @@ def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
         )
 
 
-def _loss(config: TrainConfig, task: type[Task], data: Data) -> nn.Module | None:
-    if task.loss_base is None:
+def _loss(config: TrainConfig, data: Data) -> Loss | None:
+    if config.loss is None:
         return None
-    assert config.loss is not None
     counts = data.spec.train_counts
-    return build(config.loss, task.loss_base, trusted=config.trusted_modules, counts=counts)
+    return build(config.loss, Loss, trusted=config.trusted_modules, counts=counts)
+
+
+def _hash_of_images(data: Data) -> str:
+    """Return the hash that pre-training knows a dataset by: it looks at no mask and no box."""
+    decoded = data.decoded
+    described = [
+        [r.sample_id, r.group_id, r.exam_id, r.target, decoded.contents[r.sample_id]]
+        for r in decoded.records
+    ]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
 def identify(config: TrainConfig, data: Data, provenance: Provenance) -> str:

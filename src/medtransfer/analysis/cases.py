@@ -91,11 +91,24 @@ def matrix(
     common = functools.reduce(lambda a, b: a.intersection(b), indices).sort_values()
     aligned = [frame.loc[common] for frame in found]
     values = np.column_stack([values_of(frame, metric) for frame in aligned])
-    # A per-image metric may be undefined, as Dice on an empty mask.
-    defined = np.isfinite(values).all(axis=1)
+    # A per-image metric may be undefined, as Dice is where there is nothing and nothing is found.
+    defined = np.isfinite(values).any(axis=1)
     groups = aligned[0]["group_id"].to_numpy(dtype=str)[defined]
     everything = functools.reduce(lambda a, b: a.union(b), indices)
-    return Matrix(values[defined], groups, len(everything) - int(defined.sum()))
+    return Matrix(_filled(values[defined]), groups, len(everything) - int(defined.sum()))
+
+
+def _filled(values: Floats) -> Floats:
+    """Return values (cases, trials) without gaps whose means are those of each trial's own cases.
+
+    A case without a value pulls its trial's mean nowhere, the others pull as before. Were it left
+    out, a false alarm in an image that shows nothing would count only where all trials raise one.
+    """
+    has = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.where(has, values, 0.0).sum(axis=0) / has.sum(axis=0)
+        pulls = np.where(has, values - means, 0.0) * (len(values) / has.sum(axis=0))
+    return np.asarray(means + pulls)
 
 
 def values_of(frame: pd.DataFrame, metric: str) -> Floats:
@@ -111,18 +124,21 @@ def values_of(frame: pd.DataFrame, metric: str) -> Floats:
 def _class_means(values: Floats) -> Floats:
     """Return one value per case whose mean is the mean over classes of their means over cases.
 
-    A case counts for each class that it has a value of, the more the fewer cases have one.
+    How far a case lies from the mean of its class counts the more, the fewer cases the class has:
+    class sizes are a fact about the test set, not a source of error.
 
     Args:
         values: Of each case and class, (n, K); NaN where a case has no say.
     """
     has = np.isfinite(values)
-    cases, classes = int(has.any(axis=1).sum()), int(has.any(axis=0).sum())
-    share = np.divide(
-        cases, has.sum(axis=0) * classes, where=has.any(axis=0), out=np.zeros(len(has.T))
-    )
-    weighed = np.where(has, values, 0.0) @ share
-    return np.where(has.any(axis=1), weighed, np.nan)
+    cases, counts = int(has.any(axis=1).sum()), has.sum(axis=0)
+    present = counts > 0
+    if not present.any():
+        return np.full(len(values), np.nan)
+    found, has = values[:, present], has[:, present]
+    means = np.where(has, found, 0.0).sum(axis=0) / counts[present]
+    pulls = np.where(has, found - means, 0.0) @ (cases / (counts[present] * present.sum()))
+    return np.where(has.any(axis=1), means.mean() + pulls, np.nan)
 
 
 def rare_classes(frame: pd.DataFrame, metric: str) -> dict[str, int]:

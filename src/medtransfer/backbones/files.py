@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.weights import (
@@ -47,13 +49,16 @@ class File(Weights):
         path = self.path or self._find(backbone)
         if not path.is_file():
             raise WeightsError(f"weights file '{path}' does not exist", remedy="check weights.path")
-        digest = hash_file(path)
+        found = path.stat()
+        version = (path, found.st_size, found.st_mtime_ns)
+        digest = _hash(*version)
         if self.sha256 is not None and digest != self.sha256.lower():
             raise WeightsError(
                 f"'{path}' has SHA-256 {digest} and not {self.sha256}",
                 remedy="fetch the file again, or correct weights.sha256",
             )
-        state, known = read_tensors(path)
+        state, kept = _read(*version)
+        known = dict(kept)
         keys = fit(backbone, state, source=str(path), channels=known.pop("channels", None))
         return Provenance(
             source=known.pop("source", path.name),
@@ -93,6 +98,17 @@ class File(Weights):
             if self.made_on == "any" or (known.get("data_hash") == data) == own
         ]
         return [path for *_, path in sorted(ranked)]
+
+
+# trials of a sweep share their file, so the last one is kept
+@functools.lru_cache(maxsize=1)
+def _hash(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
+    return hash_file(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, size: int, changed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:  # noqa: ARG001
+    return read_tensors(path)
 
 
 def _headers(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,14 +20,18 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from medtransfer.errors import ConfigError
 from medtransfer.heads.necks import STRIDES, Pyramid
 
-GROUPS = 32  # of every norm in a detector: batches are too small for BatchNorm
+GROUPS = 32  # of a norm
+GROUPED = 2  # channels of a group at least, so that a single pixel has a spread too
 STRIDES_ACROSS = 4  # strides that an object measures on the level that is to find it
-
-group_norm = partial(nn.GroupNorm, GROUPS)
 
 Positive = Annotated[float, Field(gt=0)]
 Sizes = tuple[tuple[Positive, ...], ...]
 Ratios = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return the norm of detectors, whose batches are too small for BatchNorm."""
+    return nn.GroupNorm(min(GROUPS, channels // GROUPED), channels)
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from numpy.typing import ArrayLike
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import detection as torchvision_models
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -199,11 +199,15 @@ class FCOS(_OneStage):
         super().__init__(outputs, nms, min_score, max_detections, weights)
         self.pyramid = FeaturePyramid(channels, strides, image_size, levels, "convolution")
         one = [(float(stride),) for stride in self.pyramid.strides]  # stands for the pixel
+        head = FCOSHead(levels.width, 1, self.classes)
+        for norm in head.modules():
+            if isinstance(norm, nn.GroupNorm):  # 32 groups, however many channels
+                norm.num_groups = group_norm(norm.num_channels).num_groups
         self.detector = torchvision_models.FCOS(
             NoBackbone(levels.width),
             self.classes,
             anchor_generator=Anchors(self.pyramid.strides, one, (1.0,)),
-            head=FCOSHead(levels.width, 1, self.classes),
+            head=head,
             center_sampling_radius=center_radius,
             score_thresh=min_score,
             nms_thresh=NEVER,

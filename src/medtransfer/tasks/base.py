@@ -19,6 +19,7 @@ from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head
 from medtransfer.strategies import freezing
 from medtransfer.strategies.base import Strategy
+from medtransfer.tasks.examples import Examples
 from medtransfer.tasks.optimizing import MakeOptimizer, scheduled, total_steps
 from medtransfer.tasks.schedulers import Scheduler
 
@@ -116,6 +117,15 @@ class Task(pl.LightningModule, ABC):
     def tables(self, kept: Mapping[str, Tensor]) -> dict[str, dict[str, NDArray[Any]]]:  # noqa: ARG002
         """Return further tables by name; their column `index` says which record a row is of."""
         return {}
+
+    def examples(self, data: Data, kept: Mapping[str, Tensor]) -> Examples | None:  # noqa: ARG002
+        """Return cases that are worth a look, or None; the model is in eval mode.
+
+        Args:
+            data: Holds their images.
+            kept: What `step` kept of a split.
+        """
+        return None
 
     @property
     def whole(self) -> bool:

@@ -26,6 +26,7 @@ from medtransfer.data.base import Annotation
 from medtransfer.data.loading import Batch, Data
 from medtransfer.heads.base import Head, VectorHead
 from medtransfer.tasks.base import Direction, Stage, Task
+from medtransfer.tasks.examples import Case, Examples
 from medtransfer.tasks.losses import Loss
 
 DIRECTIONS: dict[str, Direction] = {
@@ -41,6 +42,7 @@ DIRECTIONS: dict[str, Direction] = {
     "sensitivity": "max",
     "specificity": "max",
 }
+SHOWN = 9  # cases in a picture
 
 
 class Classification(Task):
@@ -138,6 +140,26 @@ class Classification(Task):
             "target": kept["target"].numpy(),
             **{name: values.float().numpy() for name, values in scores.items()},
         }
+
+    def examples(self, data: Data, kept: Mapping[str, Tensor]) -> Examples:  # noqa: ARG002
+        """See `Task.examples`: the surest errors, or the least sure cases where all are right."""
+        names, target = self.spec.class_names, kept["target"]
+        sureness, predicted = kept["scores"].max(1)
+        wrong = predicted != target
+        errors = int(wrong.sum())
+        heading = "most confident errors" if errors else "least certain of the correct cases"
+        order = sureness.argsort(descending=errors > 0, stable=True)
+        rows = order[wrong[order]] if errors else order
+        cases = []
+        for row in rows[:SHOWN].tolist():
+            said = f"predicted: {names[predicted[row]]}, {sureness[row]:.2f}"
+            words = (f"true: {names[target[row]]}", said)
+            cases.append(Case(int(kept["index"][row]), words))
+        return Examples(
+            title=f"{errors} of {len(target)} test cases are misclassified",
+            note="predicted: the most probable class and its probability",
+            groups={heading: cases},
+        )
 
     def _choose_threshold(self, positive: Tensor, target: Tensor) -> None:
         false_positive_rate, true_positive_rate, thresholds = binary_roc(positive, target)

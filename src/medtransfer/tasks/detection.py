@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from medtransfer.analysis.detection import IOUS, match_column, truth_column
 from medtransfer.backbones.base import Backbone
-from medtransfer.data.base import Annotation
+from medtransfer.data.base import Annotation, Boxes
 from medtransfer.data.loading import Batch, Data
 from medtransfer.heads.base import Head
 from medtransfer.heads.detection import DetectionHead
@@ -21,8 +22,12 @@ from medtransfer.heads.suppression import Detections
 from medtransfer.tasks import box_metrics
 from medtransfer.tasks.base import Direction, Stage, Task
 from medtransfer.tasks.box_metrics import Truth
+from medtransfer.tasks.examples import Case, Examples, Panel, extremes
 
-METRICS = ("map", "ap50", "ap75", "froc", "sensitivity", "count_error")
+METRICS = (
+    *("map", "ap50", "ap75", "froc", "count_error"),
+    *(f"sensitivity_{rate:g}" for rate in box_metrics.FROC_RATES),
+)
 
 
 class Detection(Task):
@@ -60,8 +65,8 @@ class Detection(Task):
     @classmethod
     def direction(cls, metric: str) -> Direction:
         """See `Task.direction`; a class's own metric, such as `ap50_cell`, goes like all's."""
-        if metric not in METRICS:
-            cls.known(metric.partition("_")[0], METRICS)
+        if not metric.startswith("ap50_"):
+            cls.known(metric, METRICS)
         return "min" if metric == "count_error" else "max"
 
     @classmethod
@@ -145,6 +150,35 @@ class Detection(Task):
             }
         }
 
+    def examples(self, data: Data, kept: Mapping[str, Tensor]) -> Examples:  # noqa: ARG002
+        """See `Task.examples`: the best, the median and the worst by F1 of the image."""
+        threshold = float(self.get_buffer("threshold"))
+        everything, truths = _by_image(kept)
+        found = [each.above(threshold) for each in everything]
+        f1 = np.array([_f1(f, t, self.iou) for f, t in zip(found, truths, strict=True)])
+
+        def case(row: int) -> Case:
+            theirs, ours = truths[row], found[row]
+            panels = (
+                Panel("truth", boxes=Boxes(theirs.boxes.numpy(), theirs.labels.numpy())),
+                Panel(
+                    "detections",
+                    boxes=Boxes(ours.boxes.numpy(), ours.labels.numpy()),
+                    scores=ours.scores.numpy(),
+                ),
+            )
+            words = f"F1 {f1[row]:.2f} ({len(theirs.labels)} true, {len(ours.labels)} found)"
+            return Case(int(kept["index"][row]), (words,), panels)
+
+        groups = {name: [case(row) for row in rows] for name, rows in extremes(f1).items()}
+        return Examples(
+            title=f"Best, median and worst of {len(f1)} test images by F1 at IoU {self.iou:g}",
+            note=f"detections with a score of at least {threshold:.2f}; F1 of each image,"
+            " over all classes",
+            names=self.spec.class_names,
+            groups=groups,
+        )
+
     @property
     def _size(self) -> tuple[int, int]:
         return (self.spec.image_size, self.spec.image_size)
@@ -162,3 +196,10 @@ def _by_image(kept: Mapping[str, Tensor]) -> tuple[list[Detections], list[Truth]
         found.append(Detections(kept["boxes"][ours], kept["labels"][ours], kept["scores"][ours]))
         truths.append(Truth(kept["true_boxes"][theirs], kept["true_labels"][theirs]))
     return found, truths
+
+
+def _f1(found: Detections, truth: Truth, iou: float) -> float:
+    """Return the F1 of one image, in [0, 1]; NaN where there is nothing, and nothing is found."""
+    hits = int((box_metrics.match(found, truth, [iou]) >= 0).sum())
+    everything = len(found.labels) + len(truth.labels)
+    return 2 * hits / everything if everything else math.nan

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from medtransfer.backbones.base import Backbone
 from medtransfer.data.base import IGNORED, Annotation
 from medtransfer.data.loading import Batch, Data
+from medtransfer.errors import ConfigError, MedtransferError
 from medtransfer.heads.base import Head
 from medtransfer.heads.segmentation import SegmentationHead
 from medtransfer.tasks.base import Direction, Stage, Task
+from medtransfer.tasks.examples import Case, Examples, Panel, extremes
 from medtransfer.tasks.mask_losses import MaskLoss
 from medtransfer.tasks.mask_metrics import mean_foreground, overlap_metrics, surface_metrics
 
@@ -57,11 +59,14 @@ class Segmentation(Task):
         self.tolerance = tolerance
         self.patch = patch if patch is not None and patch < self.spec.image_size else None
         self.overlap = overlap
+        if self.patch is not None:
+            self._try(self.patch)
 
     @classmethod
     def direction(cls, metric: str) -> Direction:
         """See `Task.direction`; a class's own metric, such as `dice_lesion`, goes like all's."""
-        name = cls.known(metric.partition("_")[0], ("loss", *METRICS))
+        whole, of_class, _ = metric.partition("_")
+        name = cls.known(whole if of_class else metric, METRICS if of_class else ("loss", *METRICS))
         return "min" if name in {"loss", "hd95"} else "max"
 
     @classmethod
@@ -91,12 +96,16 @@ class Segmentation(Task):
         )
         return cast("Tensor", logits)
 
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """See `Task.training_step`; where there are patches, they are all that is seen."""
+        if self.patch is not None:
+            image, mask = self._patches(batch["image"], batch["mask"])
+            batch = {**batch, "image": image, "mask": mask}
+        return super().training_step(batch, batch_idx)
+
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task.step`; keeps the metrics of each image and class, and its loss."""
         mask = batch["mask"]
-        if self.training and self.patch is not None:
-            images, mask = self._patches(batch["image"], mask)
-            return self.loss(self._window(images), mask), {}
         if self.training or self.patch is None:
             logits = self._logits(self.levels(batch), mask.shape[-2:])
         else:
@@ -135,12 +144,55 @@ class Segmentation(Task):
                 found[f"{metric}_{name}"] = values[:, k]
         return found
 
+    def examples(self, data: Data, kept: Mapping[str, Tensor]) -> Examples:
+        """See `Task.examples`: the best, the median and the worst by Dice."""
+        dice = self.columns(kept)["dice"]
+
+        def case(row: int) -> Case:
+            index = int(kept["index"][row])
+            batch = next(
+                iter(data.views(np.array([index]), None, count=1, batch_size=1, workers=0))
+            )
+            mask = batch["mask"][0]
+            predicted = self(batch["image"].to(self.device)).argmax(1)[0].cpu()
+            predicted[mask == IGNORED] = 0  # as it was scored
+            views = {"truth": mask, "prediction": predicted}
+            panels = [
+                Panel(name, mask=view.numpy().astype(np.uint8)) for name, view in views.items()
+            ]
+            return Case(index, (f"Dice {dice[row]:.2f}",), tuple(panels))
+
+        groups = {name: [case(row) for row in rows] for name, rows in extremes(dice).items()}
+        return Examples(
+            title=f"Best, median and worst of {len(dice)} test images by Dice",
+            note="Dice: mean over the classes that truth or prediction shows",
+            names=self.spec.class_names,
+            groups=groups,
+        )
+
     def _logits(self, levels: list[Tensor], size: torch.Size) -> Tensor:
         return cast("Tensor", self.head(levels, (size[0], size[1])))
 
     def _window(self, images: Tensor) -> Tensor:
         levels = self.backbone.pyramid(images)
         return self._logits(levels, images.shape[-2:]).float()
+
+    def _try(self, patch: int) -> None:
+        """Refuse patches that backbone or head cannot take, before there is anything to lose."""
+        self.eval()
+        try:
+            with torch.no_grad():
+                self._window(torch.zeros(1, self.spec.channels, patch, patch))
+        except MedtransferError:
+            raise
+        except Exception as error:  # models assert their sizes in their own ways
+            raise ConfigError(
+                f"patches of {patch} px do not suit the backbone:"
+                f" {str(error) or type(error).__name__}",
+                remedy="choose another task.patch, or task.patch=null",
+            ) from None
+        finally:
+            self.train()
 
     def _patches(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Cut one patch out of each image, where the trial's seed and the step say."""

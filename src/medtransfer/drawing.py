@@ -1,0 +1,225 @@
+"""One page of cases: images with what is marked in them, captions and a legend."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageColor, ImageDraw, ImageFont, ImageOps
+from scipy.ndimage import binary_erosion
+
+from medtransfer.data.base import IGNORED, Boxes, Mask
+from medtransfer.data.decoded import Decoded
+from medtransfer.tasks.examples import Case, Examples, Panel
+
+SIDE = 248  # of a panel; all sizes are pixels
+ACROSS = 3  # cases side by side
+MARGIN = 16
+BETWEEN = 24  # cases
+WITHIN = 4  # a case, and lines of text
+TITLE, HEADING, TEXT, LABEL = 20, 16, 13, 10  # sizes of the font
+LONGEST = 400  # characters that can fit in a line
+
+INK, PALE = "#202020", "#606060"
+DARK = 120  # mean of red, green and blue up to which white is the easier ink to read
+FILL = 0.3  # how much of a class's colour lies on its pixels
+# Okabe and Ito's, which the colour-blind can tell apart; on a grey image, so without grey and black
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+
+Picture = PILImage.Image
+Corners = tuple[float, float, float, float]
+
+
+def draw(examples: Examples, decoded: Decoded) -> Picture:
+    """Return the page of some cases, less than 1600 pixels wide.
+
+    Args:
+        examples: What to show, at least one case.
+        decoded: The images and their ids.
+    """
+    cases = [case for group in examples.groups.values() for case in group]
+    panels = max(len(case.panels) for case in cases)
+    width = ACROSS * (panels * (SIDE + WITHIN) - WITHIN) + (ACROSS - 1) * BETWEEN
+    title = _line(examples.title, width, TITLE)
+    note = [_line(examples.note, width, TEXT, PALE)] if examples.note else []
+    strips = [_below([title, *note, *_legend(cases, examples.names, width)], 2 * WITHIN)]
+    for heading, group in examples.groups.items():
+        strips.append(_line(heading, width, HEADING))
+        for start in range(0, len(group), ACROSS):
+            row = [_case(case, decoded) for case in group[start : start + ACROSS]]
+            strips.append(_beside(row, BETWEEN))
+    return ImageOps.expand(_below(strips, 3 * WITHIN), MARGIN, "white")
+
+
+def colour(label: int) -> str:
+    """Return the colour of a class, `#rrggbb`: no two of the first dozens are alike."""
+    if label < len(COLOURS):
+        return COLOURS[label]
+    # hues at the golden angle never meet again
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.65, 0.95)
+    return f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}"
+
+
+def fit(text: str, width: float, size: int) -> str:
+    """Return a text that is at most `width` pixels long; what is left out of its middle is `…`."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
+    # control characters, line ends and bytes that are no text have no glyph
+    text = "".join(each if each.isprintable() else "?" for each in text)
+    font, middle = _font(size), (len(text) + 1) // 2
+    if font.getlength(text) <= width:
+        return text
+    head, tail = text[:middle], text[middle:]
+    while head and font.getlength(f"{head}…{tail}") > width:
+        head, tail = (head[:-1], tail) if len(head) > len(tail) else (head, tail[1:])
+    return f"{head}…{tail}"
+
+
+def _case(case: Case, decoded: Decoded) -> Picture:
+    pixels = decoded.images[case.index]
+    shown = [_panel(panel, pixels) for panel in case.panels]
+    panels = _beside(shown, WITHIN)
+    name = _line(decoded.records[case.index].sample_id, panels.width, TEXT)
+    words = [_line(line, panels.width, TEXT, PALE) for line in case.words]
+    return _below([panels, name, *words], WITHIN)
+
+
+def _panel(panel: Panel, pixels: NDArray[np.uint8]) -> Picture:
+    """Return an image (C, H, W) at the size of a panel, with its marks."""
+    channels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+    picture = PILImage.fromarray(np.ascontiguousarray(channels)).convert("RGB")
+    picture = picture.resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
+    if panel.mask is not None:
+        picture = _paint(picture, panel.mask)
+    if panel.boxes is not None:
+        _frame(picture, panel.boxes, panel.scores, SIDE / pixels.shape[-1])
+    heading = [_line(panel.heading, SIDE, TEXT, PALE)] if panel.heading else []
+    return _below([*heading, picture], WITHIN)
+
+
+def _paint(picture: Picture, mask: Mask) -> Picture:
+    """Return a picture with the areas of a mask tinted and outlined."""
+    resized = PILImage.fromarray(mask).resize(picture.size, PILImage.Resampling.NEAREST)
+    classes, values = np.asarray(resized), np.asarray(picture).astype(np.float32)
+    for label in _labels(mask):
+        tint = np.asarray(PILImage.new("RGB", (1, 1), colour(label)), dtype=np.float32)[0, 0]
+        area = classes == label + 1
+        values[area] += FILL * (tint - values[area])
+        values[area & ~binary_erosion(area, border_value=1)] = tint
+    return PILImage.fromarray(values.round().astype(np.uint8))
+
+
+def _frame(
+    picture: Picture, boxes: Boxes, scores: NDArray[np.float32] | None, scale: float
+) -> None:
+    """Draw boxes, and their scores where there is room for them, the highest first."""
+    pen = ImageDraw.Draw(picture)
+    corners = np.nan_to_num(boxes.boxes.astype(np.float64) * scale).clip(0, SIDE)
+    order = list(range(len(corners)))
+    if scores is not None:
+        order = np.argsort(-scores, kind="stable").tolist()
+    frames: list[Corners] = []
+    for x0, y0, x1, y1 in corners:
+        last = (max(x0, x1 - 1), max(y0, y1 - 1))  # ends are exclusive; pens draw the last pixel
+        frames.append((x0, y0, *last))
+    for row in reversed(order):
+        pen.rectangle(frames[row], outline=colour(int(boxes.labels[row])), width=2)
+    if scores is None:
+        return
+    font, taken = _font(LABEL), list[Corners]()
+    for row in order:
+        text = f"{scores[row]:.2f}"
+        place = room(frames[row], font.getlength(text) + 2, taken)
+        if place is not None:
+            taken.append(place)
+            fill = colour(int(boxes.labels[row]))
+            ink = INK if np.mean(ImageColor.getrgb(fill)) > DARK else "white"
+            pen.rectangle(place, fill=fill)
+            pen.text((place[0] + 1, place[1] + LABEL), text, ink, font, anchor="ls")
+
+
+def room(frame: Corners, width: float, taken: Iterable[Corners]) -> Corners | None:
+    """Return where a label has room at a corner of a frame, outside or inside of it, if anywhere.
+
+    Args:
+        frame: Of a box in a panel: x0, y0, x1, y1 in pixels.
+        width: Of the label.
+        taken: Places of other labels.
+    """
+    x0, y0, x1, y1 = frame
+    height = LABEL + 2
+    for y in (y0 - height, y0, y1, y1 - height):  # outside first: a small object stays in sight
+        for x in (x0, x1 - width):
+            place = (x, y, x + width, y + height)
+            inside = min(x, y) >= 0 and max(place[2:]) < SIDE
+            if inside and not any(_meet(place, other) for other in taken):
+                return place
+    return None
+
+
+def _meet(a: Corners, b: Corners) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def _legend(cases: Sequence[Case], names: Sequence[str], width: int) -> list[Picture]:
+    """Return lines with the classes that are marked anywhere."""
+    seen: set[int] = set()
+    for panel in (panel for case in cases for panel in case.panels):
+        seen |= set() if panel.mask is None else set(_labels(panel.mask))
+        seen |= set() if panel.boxes is None else set(panel.boxes.labels.tolist())
+    lines: list[list[Picture]] = [[]]
+    for label in sorted(seen):
+        swatch = PILImage.new("RGB", (TEXT, TEXT), colour(label))
+        text = fit(names[label], SIDE, TEXT)
+        words = _line(text, int(_font(TEXT).getlength(text)) + 1, TEXT)
+        entry = _beside([ImageOps.expand(swatch, (0, 2, 2, 0), "white"), words], WITHIN)
+        if sum(each.width + MARGIN for each in lines[-1]) + entry.width > width:
+            lines.append([])
+        lines[-1].append(entry)
+    return [_beside(line, MARGIN) for line in lines if line]
+
+
+def _labels(mask: Mask) -> list[int]:
+    """Return the foreground classes that a mask shows."""
+    shown = np.unique(mask).tolist()
+    return [value - 1 for value in shown if value not in {0, IGNORED}]
+
+
+def _line(text: str, width: int, size: int, ink: str = INK) -> Picture:
+    """Return one line of text, as much of it as there is room for."""
+    picture = PILImage.new("RGB", (width, size + size // 3), "white")
+    shown = fit(text, width, size)
+    ImageDraw.Draw(picture).text((0, size), shown, ink, _font(size), anchor="ls")
+    return picture
+
+
+def _beside(pictures: Sequence[Picture], gap: int) -> Picture:
+    """Return pictures in a row, their tops level."""
+    size = (sum(each.width + gap for each in pictures) - gap, max(p.height for p in pictures))
+    row, x = PILImage.new("RGB", size, "white"), 0
+    for each in pictures:
+        row.paste(each, (x, 0))
+        x += each.width + gap
+    return row
+
+
+def _below(pictures: Sequence[Picture], gap: int) -> Picture:
+    """Return pictures in a column, their left edges level."""
+    size = (max(p.width for p in pictures), sum(each.height + gap for each in pictures) - gap)
+    column, y = PILImage.new("RGB", size, "white"), 0
+    for each in pictures:
+        column.paste(each, (0, y))
+        y += each.height + gap
+    return column
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Pillow's own font knows ASCII alone; this one Latin, Greek, Cyrillic and Arabic too
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
