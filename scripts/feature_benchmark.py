@@ -7,8 +7,8 @@ On `busi` at 224 px with a resnet18, 5 seeds x 4 fractions x 3 heads, in one pro
 2. the same study with the frozen backbone run in each of 20 epochs, against 1 (at least 20 times).
    It would take hours, so one epoch of each fraction is timed and counted 20 x 5 x 3 times.
 
-What MLflow and the report take is printed apart. Values are drawn at random and given the
-statistics of the images, since no timing depends on them.
+What MLflow, the pictures of test cases and the report take is printed apart. The network's values
+are drawn at random: no timing depends on them.
 
     MEDTRANSFER_DATA=DIR python scripts/feature_benchmark.py [--threads 1]
 """
@@ -200,9 +200,10 @@ def clock_tracking() -> dict[str, float]:
     """Count the seconds spent in MLflow and on the report from here on, by name."""
     from mlflow import MlflowClient
 
+    from medtransfer import pictures
     from medtransfer.commands import report
 
-    spent = {"MLflow": 0.0, "report": 0.0}
+    spent = {"MLflow": 0.0, "pictures": 0.0, "report": 0.0}
     inside = []  # calls that others make count once
 
     def clock(owner: Any, name: str, where: str) -> None:
@@ -223,6 +224,7 @@ def clock_tracking() -> dict[str, float]:
     for name in vars(MlflowClient):
         if not name.startswith("_"):
             clock(MlflowClient, name, "MLflow")
+    clock(pictures, "record", "pictures")
     clock(report, "answer", "report")
     return spent
 

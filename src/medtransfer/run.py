@@ -128,7 +128,7 @@ def check(config: TrainConfig) -> Choices:
 def check_all(configs: Iterable[TrainConfig]) -> None:
     """Check every trial of a sweep, and prepare one of each kind.
 
-    Trials that share data, network and weights are one kind: if one can be prepared, all can,
+    Trials that share task, data, network and weights are one kind: if one can be prepared, all can,
     provided that the network bears their strategies.
 
     Raises:
@@ -137,7 +137,7 @@ def check_all(configs: Iterable[TrainConfig]) -> None:
     kinds: dict[str, tuple[TrainConfig, list[Strategy]]] = {}
     for config in configs:
         strategy = check(config).strategy
-        parts = {"paths", "dataset", "backbone", "weights", "head", "loss"}
+        parts = {"paths", "task", "dataset", "backbone", "weights", "head", "loss"}
         kinds.setdefault(config.model_dump_json(include=parts), (config, []))[1].append(strategy)
     for config, strategies in kinds.values():
         model = prepare(config).model

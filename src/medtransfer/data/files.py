@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,11 +110,11 @@ def require_inside(name: str, where: str) -> None:
 
 def visible_files(folder: Path) -> list[Path]:
     """Return the files at any depth below a folder, sorted, without the hidden ones."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
-    )
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [Path(parent, name) for name in files if name[0] != "."]
+    return sorted(path for path in found if path.is_file())
 
 
 def group_of(pattern: re.Pattern[str] | None, sample_id: str) -> str:
