@@ -289,6 +289,8 @@ def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
     ids = [record.sample_id for record in trial.data.decoded.records]
     run.json(trial.data.division.ids(ids), "split.json")
     summary = {**asdict(spec), "skipped": trial.data.decoded.skipped}
+    if trial.data.decoded.foreground is not None:
+        summary["negatives"] = trial.data.decoded.foreground.negatives
     run.json(summary, "data.json")
 
 

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from medtransfer import __version__, transferability
+from medtransfer import __version__, console, transferability
 from medtransfer.backbones import weights
 from medtransfer.backbones.hub import Hub
 from medtransfer.backbones.timm import TimmBackbone
@@ -272,7 +272,7 @@ def test_rank_scores_the_subset_that_a_trial_would_see(run, trained, data, home)
 def test_leep_comes_from_the_classifier_of_the_hubs_checkpoint(
     run, hub, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(console.out, "_width", 100)
     code, out, err = run("rank", "weights=random,imagenet", f"out={tmp_path}/out")
     assert code == 0, err
     rows = json.loads((tmp_path / "out" / "rank.json").read_text())["rows"]

@@ -109,6 +109,15 @@ def test_params_are_redacted_cut_and_as_many_as_wanted(store, read):
     }
 
 
+def test_names_that_mlflow_refuses_are_made_to_fit(store, read):
+    with open_run(store, "trial", {}) as run:
+        run.metrics({"test/dice_tumour (left), große*": 0.5})
+        run.params({"dataset": {"values": {"<tumour>": 255}}})
+    data = read(run).data
+    assert data.metrics == {"test/dice_tumour _left__ große_": 0.5}
+    assert data.params == {"dataset.values._tumour_": "255"}
+
+
 def test_tags_may_be_more_than_one_call_takes(store, read):
     with open_run(store, "name", {f"t{i}": i for i in range(150)}) as run:
         pass

@@ -27,7 +27,7 @@ from medtransfer.data.loading import Batch, Data
 from medtransfer.heads.base import Head, VectorHead
 from medtransfer.tasks.base import Direction, Stage, Task
 from medtransfer.tasks.examples import Case, Examples
-from medtransfer.tasks.losses import Loss
+from medtransfer.tasks.losses import ClassLoss
 
 DIRECTIONS: dict[str, Direction] = {
     "auroc": "max",
@@ -59,7 +59,7 @@ class Classification(Task):
     headline: ClassVar[str] = "auroc"
     represents: ClassVar[Literal["embedding", "pyramid"]] = "embedding"
     head_base: ClassVar[type[Head]] = VectorHead
-    loss_base: ClassVar[type[nn.Module] | None] = Loss
+    loss_base: ClassVar[type[nn.Module] | None] = ClassLoss
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)

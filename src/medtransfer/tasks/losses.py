@@ -32,12 +32,16 @@ class Loss(nn.Module, ABC):
             weight = present.sum() / (len(counts) * present)
         self.register_buffer("weight", weight, persistent=False)
 
+
+class ClassLoss(Loss):
+    """A loss of one class for each image."""
+
     @abstractmethod
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss, a scalar, of logits (N, K) and class indices (N,)."""
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(ClassLoss):
     """Cross-entropy.
 
     Args:
@@ -56,13 +60,13 @@ class CrossEntropy(Loss):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """See `Loss.forward`."""
+        """See `ClassLoss.forward`."""
         return cross_entropy(
             logits, target, weight=self.weight, label_smoothing=self.label_smoothing
         )
 
 
-class Focal(Loss):
+class Focal(ClassLoss):
     """Focal loss (Lin et al. 2017, arXiv 1708.02002).
 
     Args:
@@ -81,7 +85,7 @@ class Focal(Loss):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """See `Loss.forward`."""
+        """See `ClassLoss.forward`."""
         probability = logits.softmax(1).gather(1, target[:, None])[:, 0]
         each = cross_entropy(logits, target, weight=self.weight, reduction="none")
         scale = len(target) if self.weight is None else self.weight[target].sum()

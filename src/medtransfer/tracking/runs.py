@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 import traceback
@@ -17,6 +18,7 @@ from medtransfer.tracking.store import Store, redact
 PARAM_LENGTH = 6000  # MLflow's own limit
 BATCH = 100  # MLflow's own limit on params in one call
 TAG = "medtransfer."
+REFUSED = re.compile(r"[^\w\-. :/]")  # by MLflow, in the names of metrics and parameters
 
 
 class Interrupted(BaseException):
@@ -53,14 +55,15 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(name, float(value), now, step) for name, value in values.items()]
+        entries = [Metric(named(k), float(v), now, step) for k, v in values.items()]
         self.store.client.log_batch(self.run_id, metrics=entries)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters, nested ones under dotted names."""
         from mlflow.entities import Param
 
-        entries = [Param(k, redact(str(v))[:PARAM_LENGTH]) for k, v in flatten(values).items()]
+        flat = flatten(values).items()
+        entries = [Param(named(k), redact(str(v))[:PARAM_LENGTH]) for k, v in flat]
         for part in _batched(entries):
             self.store.client.log_batch(self.run_id, params=part)
 
@@ -122,6 +125,11 @@ def open_run(
         raise
     finally:
         run.end(status)
+
+
+def named(name: str) -> str:
+    """Return a name as MLflow takes it: what it refuses, such as brackets, becomes `_`."""
+    return REFUSED.sub("_", name)
 
 
 def reason(error: BaseException) -> str:
