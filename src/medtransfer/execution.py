@@ -22,6 +22,7 @@ from medtransfer.feed import Feed, device_of
 from medtransfer.run import Trial
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Score
+from medtransfer.strategies.solved import Solved
 from medtransfer.tasks.base import Task, metric_name
 from medtransfer.tracking import environment
 from medtransfer.tracking.runs import Run
@@ -61,7 +62,7 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
     _show(certificate, run)
 
     score = _scorer(trial, feed, settings)
-    if model.strategy_.solves:
+    if isinstance(model.strategy_, Solved):
         trainer, epoch = _trainer(trial, settings, []), 0
         weights = model.loss.weight
         certificate.chosen = model.strategy_.fit_head(model, *feed.table(), weights, score)

@@ -33,7 +33,7 @@ class Counting(Extractor):
     """Tells after each batch how many images were in it.
 
     Attributes:
-        tell: Is told; the pass that finds out the shapes counts as one image.
+        tell: Is told.
     """
 
     tell: Callable[[int], None]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medtransfer.errors import ConfigError
-from medtransfer.features import Extractor, Features, FeatureStore, open_features, size_estimate
+from medtransfer.features import (
+    Extractor,
+    Features,
+    FeatureStore,
+    Split,
+    open_features,
+    size_estimate,
+)
 from medtransfer.machine import Machine
 from medtransfer.run import Trial
+from medtransfer.strategies.solved import Solved
 
-Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 LARGE = 1024  # embeddings at once
 
@@ -59,7 +66,7 @@ class Feed:
     @property
     def from_features(self) -> bool:
         """Whether batches hold features; heads that are solved take nothing else."""
-        return self.store is not None or self.trial.model.strategy_.solves
+        return self.store is not None or isinstance(self.trial.model.strategy_, Solved)
 
     def train(self) -> DataLoader[Any]:
         """Return shuffled batches of the training subset."""

@@ -30,6 +30,7 @@ from medtransfer.heads.base import Head
 from medtransfer.quiet import quiet_libraries
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Strategy
+from medtransfer.strategies.solved import Solved
 from medtransfer.tasks.base import Direction, Task
 from medtransfer.tasks.losses import Loss
 from medtransfer.tasks.optimizing import MakeOptimizer, optimizer_factory
@@ -162,7 +163,7 @@ def prepare(config: TrainConfig) -> Trial:
         config.weights,
         image_size=data.spec.image_size,
         channels=data.spec.channels,
-        near=(_hash_of_images(data), data.spec.split_hash),
+        near=(data.decoded.images_hash, data.spec.split_hash),
         seed=config.seed,
         trusted=config.trusted_modules,
     )
@@ -259,7 +260,7 @@ def _check_class_of(metric: str, task: type[Task], names: tuple[str, ...]) -> No
 
 def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
     name = type(strategy).__name__
-    if strategy.solves and task.represents != "embedding":
+    if isinstance(strategy, Solved) and task.represents != "embedding":
         raise ConfigError(
             f"strategy {name} solves a head from one vector for each image, and task"
             f" {task.__name__} has none",
@@ -277,16 +278,6 @@ def _loss(config: TrainConfig, data: Data) -> Loss | None:
         return None
     counts = data.spec.train_counts
     return build(config.loss, Loss, trusted=config.trusted_modules, counts=counts)
-
-
-def _hash_of_images(data: Data) -> str:
-    """Return the hash that pre-training knows a dataset by: it looks at no mask and no box."""
-    decoded = data.decoded
-    described = [
-        [r.sample_id, r.group_id, r.exam_id, r.target, decoded.contents[r.sample_id]]
-        for r in decoded.records
-    ]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
 def identify(config: TrainConfig, data: Data, provenance: Provenance) -> str:

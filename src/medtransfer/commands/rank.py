@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ from rich.table import Table
 from medtransfer import console
 from medtransfer.app import App, Plan
 from medtransfer.commands.extract import Progress, claimed, writing
-from medtransfer.commands.train import open_configured
+from medtransfer.commands.train import new_id, open_configured
 from medtransfer.config import RankConfig
 from medtransfer.console import Reporter
 from medtransfer.errors import ConfigError
@@ -105,8 +103,7 @@ def rank(app: App, overrides: Sequence[str]) -> int:
     dataset, candidates = _candidates(app, app.plan(overrides))
     failures = _unusable(candidates)
     config, spec = candidates[0].config, candidates[0].data.spec
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    out = config.out or config.paths.output / "rank" / name
+    out = config.out or config.paths.output / "rank" / new_id()
     tags = {"dataset": dataset, "data_hash": spec.data_hash, "split_hash": spec.split_hash}
     with (
         claimed(out),

@@ -78,7 +78,7 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
     plan = app.plan(overrides)
     config, metric = _check_all(app, plan)
     store = open_configured(config)
-    study_id = _new_id()
+    study_id = new_id()
     tags = {"study_id": study_id, "phase": "study", "metric": metric, "rope": config.study.rope}
     with open_run(store, config.study.name or f"sweep-{study_id}", tags) as parent:
         parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
@@ -111,7 +111,7 @@ def _alone(values: DictConfig) -> _Done:
 
     trial = prepare(config)
     store = open_configured(config)
-    tags = _tags(config, composed, _new_id(), ()) | {"metric": trial.model.headline}
+    tags = _tags(config, composed, new_id(), ()) | {"metric": trial.model.headline}
     label = _label(tags)
     with Reporter(1) as reporter, open_run(store, label, tags) as run:
         log_config(run, composed)
@@ -220,7 +220,8 @@ def open_configured(config: BaseConfig) -> Store:
     return open_store(uri, config.tracking.experiment, config.tracking.artifacts)
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Return a name that tells when it was given, and is given once."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 

@@ -46,6 +46,11 @@ class Decoded:
     data_hash: str
     foreground: Foreground | None = None
 
+    @property
+    def images_hash(self) -> str:
+        """What `data_hash` is where no mask and no box is learned: pre-training knows it so."""
+        return _hash(_described(self.records, self.contents))
+
 
 def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> Decoded:
     """Return the dataset decoded, from the cache where it holds just this.
@@ -85,9 +90,7 @@ def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> D
         Record(r.sample_id, group, r.exam_id, r.target)
         for r, group in zip(read, groups, strict=True)
     )
-    described: list[list[object]] = [
-        [r.sample_id, r.group_id, r.exam_id, r.target, hashes[r.sample_id]] for r in merged
-    ]
+    described = _described(merged, hashes)
     if foreground is not None:
         described.append([annotation, *names, *foreground.hashes])
     return Decoded(
@@ -96,7 +99,7 @@ def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> D
         images=images,
         skipped=tuple(skipped["problem"] for skipped in index["skipped"]),
         contents=hashes,
-        data_hash=hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16],
+        data_hash=_hash(described),
         foreground=foreground,
     )
 
@@ -148,6 +151,15 @@ def _write(
             skipped += [{"problem": error.problem, "remedy": error.remedy} for error in errors]
     index = json.dumps({"hashes": hashes, "skipped": skipped})
     (folder / "samples.json").write_text(index, encoding="utf-8")
+
+
+def _described(records: Sequence[Record], contents: Mapping[str, str]) -> list[list[object]]:
+    """Return what is hashed of each sample."""
+    return [[r.sample_id, r.group_id, r.exam_id, r.target, contents[r.sample_id]] for r in records]
+
+
+def _hash(described: list[list[object]]) -> str:
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
 def _require_unique(records: Sequence[Record]) -> None:

@@ -74,10 +74,8 @@ class FeaturePyramid(nn.Module):
         extra: Literal["convolution", "pooling"],
     ) -> None:
         super().__init__()
-        self.neck = Pyramid(channels, strides, image_size, stem=False)
         first = STRIDES.index(levels.finest)
-        for finer in range(first):  # what no one looks at must not have parameters
-            self.neck.make[finer] = nn.Identity()
+        self.neck = Pyramid(channels, strides, image_size, stem=False, unused=STRIDES[:first])
         self.first = first + 1  # the neck begins with stride 2
         coarse = [STRIDES[-1] * 2 ** (k + 1) for k in range(levels.extra)]
         coarse = [stride for stride in coarse if stride <= image_size]

@@ -54,8 +54,6 @@ class Strategy(ABC):
     """What `batchnorm` may be, besides `auto`."""
     cacheable: ClassVar[bool] = False
     """Whether the backbone stays as `setup` leaves it, so that features can be computed once."""
-    solves: ClassVar[bool] = False
-    """Whether `fit_head` solves the head from features, instead of training in steps."""
     distils: ClassVar[bool] = False
     """Whether `penalty` looks at the backbone's pyramid."""
 
@@ -162,28 +160,6 @@ class Strategy(ABC):
 
     def before_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Look at the gradients; learning rates changed here are for this one step."""
-
-    def fit_head(
-        self,
-        model: nn.Module,
-        features: Tensor,
-        targets: Tensor,
-        weights: Tensor | None,
-        score: Score,
-    ) -> dict[str, Any]:
-        """Solve the head; only where `solves`.
-
-        Args:
-            model: The model.
-            features: Embeddings of the training images, (n, D).
-            targets: Class indices, (n,).
-            weights: Of each class in the loss, (K,); None weighs every case alike.
-            score: For choices between solutions.
-
-        Returns:
-            What was chosen on validation, by name.
-        """
-        raise NotImplementedError
 
     def finish(self, model: nn.Module, score: Score) -> dict[str, Any]:  # noqa: ARG002
         """Bring the selected model into the form in which it is tested and kept.

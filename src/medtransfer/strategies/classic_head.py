@@ -63,7 +63,7 @@ class ClassicHead(Solved):
         weights: Tensor | None,
         score: Score,
     ) -> dict[str, Any]:
-        """See `Strategy.fit_head`."""
+        """See `Solved.fit_head`."""
         require_two_classes(targets)
         assert isinstance(model.head, Fitted)
         outputs = len(model.head.weights)

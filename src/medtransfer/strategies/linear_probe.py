@@ -61,7 +61,7 @@ class LinearProbe(Solved):
         weights: Tensor | None,
         score: Score,
     ) -> dict[str, Any]:
-        """See `Strategy.fit_head`."""
+        """See `Solved.fit_head`."""
         require_two_classes(targets)
         head: LinearLike = model.head  # type: ignore[assignment]
         inputs = head.fit_norm(features).double().numpy()

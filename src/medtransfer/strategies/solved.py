@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,8 +22,6 @@ class Solved(Frozen):
 
     Of the loss it heeds the class weights; optimizer, schedule and budget have no say.
     """
-
-    solves: ClassVar[bool] = True
 
     def parameter_groups(
         self,
@@ -42,7 +40,18 @@ class Solved(Frozen):
         weights: Tensor | None,
         score: Score,
     ) -> dict[str, Any]:
-        """See `Strategy.fit_head`."""
+        """Solve the head, once the model is set up.
+
+        Args:
+            model: The model.
+            features: Embeddings of the training images, (n, D).
+            targets: Class indices, (n,).
+            weights: Of each class in the loss, (K,); None weighs every case alike.
+            score: For choices between solutions.
+
+        Returns:
+            What was chosen on validation, by name.
+        """
 
 
 def best(solutions: Iterable[T], use: Callable[[T], None], score: Score) -> T:
