@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         ("pretrain", "train a backbone on other images and keep its weights", True),
         ("extract", "write the features of a frozen backbone to one Parquet file", False),
         ("rank", "estimate which backbones and weights, given as a,b,c, suit a dataset", False),
+        ("audit", "look for leaks between splits, duplicates and shortcuts in a dataset", False),
     ):
         flags = f"{'[-m] ' if many else ''}[--config-dir DIR]"
         command = add(
@@ -128,6 +129,10 @@ def _hydra_command(name: str) -> Callable[[argparse.Namespace, list[str]], int]:
                 from medtransfer.commands.rank import rank
 
                 return rank(app, rest)
+            if name == "audit":
+                from medtransfer.commands.audit import audit
+
+                return audit(app, rest)
             from medtransfer.commands.train import train, train_many
 
             return (train_many if arguments.multirun else train)(app, rest)

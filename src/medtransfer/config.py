@@ -35,6 +35,9 @@ from medtransfer.errors import ConfigError
 
 T = TypeVar("T")
 
+Leak = Literal["patient_overlap", "exam_overlap", "exact_duplicates", "near_duplicates"]
+"""What may be alike on two sides of a split."""
+
 Component = dict[str, Any]
 """A choice of an extensible group: `_target_` names its class, the other keys are its arguments."""
 
@@ -150,6 +153,12 @@ class StudyConfig(Section):
     rope: NonNegativeFloat
 
 
+class AuditConfig(Section):
+    """Which leaks are put up with, by their codes."""
+
+    waive: tuple[Leak, ...]
+
+
 class BaseConfig(Section):
     """What every command that computes shares."""
 
@@ -157,6 +166,7 @@ class BaseConfig(Section):
     trusted_modules: tuple[str, ...]
     paths: Paths
     tracking: Tracking
+    audit: AuditConfig
     trainer: Budget
     backbone: ComponentField
 
@@ -217,6 +227,19 @@ class ExtractConfig(FrozenConfig):
     splits: Annotated[
         tuple[Literal["train", "val", "test"], ...], Field(min_length=1), AfterValidator(_each_once)
     ]
+
+
+class SearchConfig(AuditConfig):
+    """What an audit looks for besides."""
+
+    embeddings: bool
+    similarity: Annotated[float, Field(gt=0, le=1)]
+
+
+class DatasetAuditConfig(FrozenConfig):
+    """The whole configuration of an audit."""
+
+    audit: SearchConfig
 
 
 class RankConfig(FrozenConfig):

@@ -20,6 +20,7 @@ from medtransfer.tasks.examples import Case, Examples, Panel
 
 SIDE = 248  # of a panel; all sizes are pixels
 ACROSS = 3  # cases side by side
+ROW = 2  # panels of a case side by side
 MARGIN = 16
 BETWEEN = 24  # cases
 WITHIN = 4  # a case, and lines of text
@@ -29,6 +30,8 @@ LONGEST = 400  # characters that can fit in a line
 INK, PALE = "#202020", "#606060"
 DARK = 120  # mean of red, green and blue up to which white is the easier ink to read
 FILL = 0.3  # how much of a class's colour lies on its pixels
+GLOW = 0.6  # how much of the colour of heat lies on the hottest pixels
+HEAT = "inferno"  # matplotlib's name of its colours: brighter is hotter, for any eye
 # Okabe and Ito's, which the colour-blind can tell apart; on a grey image, so without grey and black
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 
@@ -44,15 +47,16 @@ def draw(examples: Examples, decoded: Decoded) -> Picture:
         decoded: The images and their ids.
     """
     cases = [case for group in examples.groups.values() for case in group]
-    panels = max(len(case.panels) for case in cases)
-    width = ACROSS * (panels * (SIDE + WITHIN) - WITHIN) + (ACROSS - 1) * BETWEEN
+    panels = min(ROW, max(len(case.panels) for case in cases))
+    column = panels * (SIDE + WITHIN) - WITHIN
+    width = ACROSS * column + (ACROSS - 1) * BETWEEN
     title = _line(examples.title, width, TITLE)
     note = [_line(examples.note, width, TEXT, PALE)] if examples.note else []
-    strips = [_below([title, *note, *_legend(cases, examples.names, width)], 2 * WITHIN)]
+    strips = [_below([title, *note, *_legend(cases, examples, width)], 2 * WITHIN)]
     for heading, group in examples.groups.items():
         strips.append(_line(heading, width, HEADING))
         for start in range(0, len(group), ACROSS):
-            row = [_case(case, decoded) for case in group[start : start + ACROSS]]
+            row = [_case(case, decoded, column) for case in group[start : start + ACROSS]]
             strips.append(_beside(row, BETWEEN))
     return ImageOps.expand(_below(strips, 3 * WITHIN), MARGIN, "white")
 
@@ -81,20 +85,28 @@ def fit(text: str, width: float, size: int) -> str:
     return f"{head}…{tail}"
 
 
-def _case(case: Case, decoded: Decoded) -> Picture:
-    pixels = decoded.images[case.index]
-    shown = [_panel(panel, pixels) for panel in case.panels]
-    panels = _beside(shown, WITHIN)
-    name = _line(decoded.records[case.index].sample_id, panels.width, TEXT)
-    words = [_line(line, panels.width, TEXT, PALE) for line in case.words]
+def _case(case: Case, decoded: Decoded, width: int) -> Picture:
+    shown, record = [], decoded.records[case.index]
+    for panel in case.panels:
+        own = case.index if panel.index is None else panel.index
+        shown.append(_panel(panel, decoded.images[own]))
+    rows = [_beside(shown[k : k + ROW], WITHIN) for k in range(0, len(shown), ROW)]
+    panels = _below(rows, WITHIN)
+    exam = any(panel.index is not None for panel in case.panels)
+    name = _line(record.exam_id if exam else record.sample_id, width, TEXT)
+    words = [_line(line, width, TEXT, PALE) for line in case.words]
     return _below([panels, name, *words], WITHIN)
 
 
-def _panel(panel: Panel, pixels: NDArray[np.uint8]) -> Picture:
+def _panel(panel: Panel, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Picture:
     """Return an image (C, H, W) at the size of a panel, with its marks."""
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
     channels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
     picture = PILImage.fromarray(np.ascontiguousarray(channels)).convert("RGB")
     picture = picture.resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
+    if panel.heat is not None:
+        picture = _heated(picture, panel.heat)
     if panel.mask is not None:
         picture = _paint(picture, panel.mask)
     if panel.boxes is not None:
@@ -112,6 +124,15 @@ def _paint(picture: Picture, mask: Mask) -> Picture:
         area = classes == label + 1
         values[area] += FILL * (tint - values[area])
         values[area & ~binary_erosion(area, border_value=1)] = tint
+    return PILImage.fromarray(values.round().astype(np.uint8))
+
+
+def _heated(picture: Picture, heat: NDArray[np.float32]) -> Picture:
+    """Return a picture with heat (h, w) in [0, 1] over all of it; where there is none it stays."""
+    resized = PILImage.fromarray(heat).resize(picture.size, PILImage.Resampling.BILINEAR)
+    share = np.asarray(resized).clip(0, 1)
+    values = np.asarray(picture).astype(np.float32)
+    values += GLOW * share[..., None] * (255 * mpl.colormaps[HEAT](share)[..., :3] - values)
     return PILImage.fromarray(values.round().astype(np.uint8))
 
 
@@ -167,22 +188,34 @@ def _meet(a: Corners, b: Corners) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
-def _legend(cases: Sequence[Case], names: Sequence[str], width: int) -> list[Picture]:
-    """Return lines with the classes that are marked anywhere."""
+def _legend(cases: Sequence[Case], examples: Examples, width: int) -> list[Picture]:
+    """Return lines with the classes that are marked anywhere, and what heat means."""
     seen: set[int] = set()
-    for panel in (panel for case in cases for panel in case.panels):
+    panels = [panel for case in cases for panel in case.panels]
+    for panel in panels:
         seen |= set() if panel.mask is None else set(_labels(panel.mask))
         seen |= set() if panel.boxes is None else set(panel.boxes.labels.tolist())
+    entries = [
+        _entry(PILImage.new("RGB", (TEXT, TEXT), colour(label)), examples.names[label], SIDE)
+        for label in sorted(seen)
+    ]
+    if any(panel.heat is not None for panel in panels):
+        grey = PILImage.new("RGB", (4 * TEXT, TEXT), "#808080")
+        swatch = _heated(grey, np.linspace(0, 1, 4 * TEXT, dtype=np.float32)[None])
+        entries.append(_entry(swatch, examples.heat, width - 6 * TEXT))
     lines: list[list[Picture]] = [[]]
-    for label in sorted(seen):
-        swatch = PILImage.new("RGB", (TEXT, TEXT), colour(label))
-        text = fit(names[label], SIDE, TEXT)
-        words = _line(text, int(_font(TEXT).getlength(text)) + 1, TEXT)
-        entry = _beside([ImageOps.expand(swatch, (0, 2, 2, 0), "white"), words], WITHIN)
+    for entry in entries:
         if sum(each.width + MARGIN for each in lines[-1]) + entry.width > width:
             lines.append([])
         lines[-1].append(entry)
     return [_beside(line, MARGIN) for line in lines if line]
+
+
+def _entry(swatch: Picture, text: str, width: int) -> Picture:
+    """Return a line of the legend, its text at most so wide."""
+    text = fit(text, width, TEXT)
+    words = _line(text, int(_font(TEXT).getlength(text)) + 1, TEXT)
+    return _beside([ImageOps.expand(swatch, (0, 2, 2, 0), "white"), words], WITHIN)
 
 
 def _labels(mask: Mask) -> list[int]:

@@ -247,10 +247,11 @@ def predictions(trial: Trial, split: Literal["val", "test"]) -> dict[str, pd.Dat
     model, records = trial.model, trial.data.decoded.records
     kept = model.kept[split]
     cases = [records[i] for i in kept["index"].tolist()]
+    exams = trial.data.spec.annotation == "exam"
     tables: dict[str, pd.DataFrame] = {
         split: pd.DataFrame(
             {
-                "sample_id": [record.sample_id for record in cases],
+                "sample_id": [r.exam_id if exams else r.sample_id for r in cases],
                 "group_id": [record.group_id for record in cases],
                 "exam_id": [record.exam_id for record in cases],
                 "split": split,
@@ -262,6 +263,8 @@ def predictions(trial: Trial, split: Literal["val", "test"]) -> dict[str, pd.Dat
         frame = pd.DataFrame(columns)
         ids = [records[i].sample_id for i in frame.pop("index")]
         frame.insert(0, "sample_id", pd.Series(ids, dtype=object))
+        if "exam" in frame:  # the row of the case that the sample is of
+            frame.insert(1, "exam_id", [cases[row].exam_id for row in frame.pop("exam")])
         tables[name if split == "test" else f"{split}_{name}"] = frame
     return tables
 
@@ -289,7 +292,14 @@ def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
     run.json(asdict(trial.provenance), "weights.json")
     ids = [record.sample_id for record in trial.data.decoded.records]
     run.json(trial.data.division.ids(ids), "split.json")
-    summary = {**asdict(spec), "skipped": trial.data.decoded.skipped}
+    summary = {
+        **asdict(spec),
+        "sources": trial.data.decoded.sources,
+        "bits": trial.data.decoded.images.itemsize * 8,
+        "skipped": trial.data.decoded.skipped,
+        "dropped": trial.data.division.dropped,
+        "waived": trial.config.audit.waive,
+    }
     if trial.data.decoded.foreground is not None:
         summary["negatives"] = trial.data.decoded.foreground.negatives
     run.json(summary, "data.json")

@@ -95,7 +95,7 @@ def open_data(config: FrozenConfig, *, whole: bool) -> Data:
         )
     if whole:
         dataset = replace(dataset, fraction=1.0, shots=None)
-    return Data.open(dataset, cache=config.paths.cache, seed=config.seed)
+    return Data.open(dataset, cache=config.paths.cache, seed=config.seed, waived=config.audit.waive)
 
 
 def open_same(configs: Sequence[FrozenConfig]) -> list[Data]:

@@ -28,7 +28,8 @@ from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.weights import hash_tensors
 from medtransfer.cache import array_file, entry
 from medtransfer.data import decoded
-from medtransfer.data.loading import Batch, Data
+from medtransfer.data.loading import Batch, Data, numbered
+from medtransfer.data.sampling import WholeExams
 from medtransfer.data.transforms import Transform
 
 FORMAT = 1  # changes when what is stored changes
@@ -133,13 +134,13 @@ class Features(TorchDataset[Batch]):
             loader: One of `Data`'s, of samples in this split. It lends its sampler, through which
                 both get to know the epoch.
         """
-        return DataLoader(
-            self,
-            batch_size=loader.batch_size,
-            sampler=loader.sampler,
-            drop_last=loader.drop_last,
-            collate_fn=lambda batch: batch,  # `__getitems__` gives it whole
-        )
+        if isinstance(loader.batch_sampler, WholeExams):
+            order: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
+        else:
+            names = ("batch_size", "sampler", "drop_last")
+            order = {name: getattr(loader, name) for name in names}
+        # `__getitems__` gives a batch whole
+        return DataLoader(self, collate_fn=lambda batch: batch, **order)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         """Return one batch, given the epoch and the index of each of its samples."""
@@ -150,7 +151,10 @@ class Features(TorchDataset[Batch]):
             "target": torch.from_numpy(self.data.targets[indices]),
             "index": torch.from_numpy(indices),
         }
-        if self.data.spec.annotation != "class":
+        if self.data.spec.annotation == "exam":
+            batch["exam"] = numbered(torch.from_numpy(self.data.exams[indices]))
+            batch["view"] = torch.from_numpy(self.data.view_of[indices])
+        if self.data.decoded.foreground is not None:
             truth = self.data.truth(indices.tolist(), views.tolist(), self.transform)
             batch = {**batch, **truth}
         if EMBEDDING in found:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,6 +19,7 @@ from medtransfer.features import (
     open_features,
     size_estimate,
 )
+from medtransfer.heads.exam import ExamHead
 from medtransfer.machine import Machine
 from medtransfer.run import Trial
 from medtransfer.strategies.solved import Solved
@@ -88,8 +90,22 @@ class Feed:
         return self._features(split).in_place_of(images) if self.from_features else images
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """Return the features of the training subset, (n, D), and its targets, (n,)."""
-        return self._features("train").table(self.trial.data.train)
+        """Return the features of the training subset, (n, D), and its targets, (n,).
+
+        Those of an exam are what its head makes of the features of its images.
+        """
+        data, features = self.trial.data, self._features("train")
+        if data.spec.annotation != "exam":
+            return features.table(data.train)
+        exams = data.cases(data.train)
+        members = [data.members[int(first)] for first in exams]
+        embeddings, _ = features.table(np.concatenate(members))
+        number = torch.from_numpy(np.repeat(np.arange(len(exams)), [len(m) for m in members]))
+        views = embeddings.unflatten(0, (-1, features.views)).unbind(1)
+        head = cast("ExamHead", self.trial.model.head)
+        pooled = [head.pool(view, number) for view in views]
+        targets = torch.from_numpy(data.targets[exams])
+        return torch.cat(pooled), targets.repeat(features.views)
 
     def describe(self) -> dict[str, Any]:
         """Return how features come to the head, in plain values."""

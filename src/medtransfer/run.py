@@ -27,6 +27,7 @@ from medtransfer.data.seen import refuse_seen
 from medtransfer.data.transforms import Transform
 from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head
+from medtransfer.heads.exam import ExamHead
 from medtransfer.quiet import quiet_libraries
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Strategy
@@ -53,7 +54,8 @@ IDENTITY = (
     "features",
 )
 NOT_IDENTITY = {
-    "dataset": ("root", "split"),  # their content is hashed instead
+    # what they lead to is hashed instead
+    "dataset": ("root", "file", "split", "identifiers", "salt", "download"),
     "strategy": ("search_space",),
     "features": ("max_gb",),
     "trainer": ("accelerator", "devices", "threads", "workers", "checkpoint"),
@@ -109,10 +111,15 @@ def check(config: TrainConfig) -> Choices:
     task, dataset = check_fit(config)
     strategy = make(config.strategy, Strategy)
     _check_strategy(strategy, task, config.features.mode)
+    if config.trainer.sampler == "balanced" and task.requires == "labels":
+        raise ConfigError(
+            "trainer.sampler=balanced draws classes alike, and an image has several labels",
+            remedy="loss.class_weights=balanced",
+        )
     make_optimizer = optimizer_factory(config.optimizer, config.trusted_modules)
     metric = (config.trainer.selection.metric or task.headline).removeprefix("val/")
     direction = task.direction(metric)
-    if task.requires != "class":
+    if task.requires in {"mask", "boxes"}:
         _check_class_of(metric, task, dataset.foreground())
     return Choices(
         task=task,
@@ -156,7 +163,11 @@ def prepare(config: TrainConfig) -> Trial:
     chosen = check(config)
     make = partial(build, trusted=config.trusted_modules)
     data = Data.open(
-        chosen.dataset, chosen.task.requires, cache=config.paths.cache, seed=config.seed
+        chosen.dataset,
+        chosen.task.requires,
+        cache=config.paths.cache,
+        seed=config.seed,
+        waived=config.audit.waive,
     )
     backbone, provenance = load_backbone(
         config.backbone,
@@ -182,6 +193,13 @@ def prepare(config: TrainConfig) -> Trial:
         make_optimizer=chosen.make_optimizer,
         spec=data.spec,
     )
+    model.require_metric(chosen.metric)
+    if isinstance(chosen.strategy, Solved) and isinstance(head, ExamHead) and not head.fixed:
+        raise ConfigError(
+            f"strategy {type(chosen.strategy).__name__} solves a head from one vector for each"
+            " exam, and this pooling learns how to make it",
+            remedy="head.pooling=mean or max, or a strategy that trains in steps",
+        )
     chosen.strategy.trainable(model)  # a network may lack what the strategy asks for
     if config.features.mode == "cached" and not model.whole:
         raise ConfigError(
@@ -260,6 +278,12 @@ def _check_class_of(metric: str, task: type[Task], names: tuple[str, ...]) -> No
 
 def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
     name = type(strategy).__name__
+    if isinstance(strategy, Solved) and task.requires == "labels":
+        raise ConfigError(
+            f"strategy {name} solves for one class of each image, and task {task.__name__} has"
+            " several labels",
+            remedy="choose a strategy that trains in steps, such as feature_extraction",
+        )
     if isinstance(strategy, Solved) and task.represents != "embedding":
         raise ConfigError(
             f"strategy {name} solves a head from one vector for each image, and task"

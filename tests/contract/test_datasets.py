@@ -39,7 +39,34 @@ def folders(image_tree, tmp_path):
             "dataset.classes=[cell]",
         ],
         "coco": lambda: [f"dataset.root={write_coco(tmp_path / 'own', boxes, ['cell'])}"],
+        "csv_manifest": lambda: [
+            f"dataset.root={write_table(image_tree(a=6, b=6))}",
+            "dataset.file=all.csv",
+        ],
+        "medmnist": lambda: [
+            "dataset.name=pneumoniamnist",
+            f"dataset.file={write_npz(tmp_path / 'own.npz')}",
+        ],
     }
+
+
+def write_table(root: Path) -> Path:
+    """List a tree of images by class in a table."""
+    files = sorted(root.rglob("*.png"))
+    rows = [f"{file.relative_to(root)},{file.parent.name}" for file in files]
+    (root / "all.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    return root
+
+
+def write_npz(path: Path) -> Path:
+    """Write a few random images as MedMNIST has them."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (6, 28, 28), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(6, dtype=np.uint8)[:, None] % 2
+    np.savez(path, **arrays)
+    return path
 
 
 @pytest.fixture(params=CHOICES)
@@ -51,7 +78,7 @@ def dataset(request, compose, folders):
 
 def test_a_dataset_declares_what_it_provides(dataset):
     assert dataset.provides
-    assert dataset.provides <= {"class", "boxes", "mask", "exam"}
+    assert dataset.provides <= {"class", "labels", "exam", "mask", "boxes"}
 
 
 def test_samples_are_unique_and_come_in_a_stable_order(dataset):

@@ -1,5 +1,7 @@
 """What every choice of every config group keeps, the ones of the future included."""
 
+import inspect
+
 import pytest
 import yaml
 
@@ -25,7 +27,7 @@ GROUPS = {
     "head": (
         Head,
         [
-            *("in_features", "outputs"),
+            *("in_features", "outputs", "views"),
             *("channels", "strides", "image_size", "boxes_seen", "pyramid"),
         ],
     ),
@@ -33,7 +35,7 @@ GROUPS = {
     "scheduler": (Scheduler, []),
     "source": (Source, []),
     "strategy": (Strategy, []),
-    "task": (Task, ["parts"]),
+    "task": (Task, ["parts", *inspect.signature(Task).parameters]),
     "transform": (Transform, []),
     "weights": (Weights, ["near"]),
 }
@@ -43,6 +45,8 @@ NEEDS = {
     "dataset=mask_folder": ["dataset.root=images", "dataset.values={lesion: 255}"],
     "dataset=voc": ["dataset.root=images", "dataset.classes=[cell]"],
     "dataset=coco": ["dataset.root=images"],
+    "dataset=csv_manifest": ["dataset.root=images", "dataset.file=exams.csv"],
+    "dataset=medmnist": ["dataset.name=pneumoniamnist"],
 }
 MADE = {"synthetic", "sae", "rbm", "simclr", "supervised"}  # by a source of the same name
 # What scripts and checks outside of the project rely on, as far as it exists today.
@@ -50,7 +54,7 @@ PINNED = {
     "backbone": ["channels"],
     "dataset": [
         *("image_size", "fraction", "shots", "on_error"),
-        *("split.kind", "split.seed", "split.file"),
+        *("split.kind", "split.seed", "split.file", "split.index", "split.column"),
     ],
     "strategy": ["batchnorm", "search_space"],
     "study": ["name"],
@@ -61,7 +65,11 @@ PINNED = {
     ],
     "weights": ["path", "tag", "sha256"],
 }
-CHOICES = [(path.parent.name, path.stem) for path in sorted(config_dir().glob("*/*.yaml"))]
+CHOICES = [
+    (path.parent.name, path.stem)
+    for path in sorted(config_dir().glob("*/*.yaml"))
+    if path.parent.name != "common"  # what the choices of other groups share
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,14 @@
 import os
+import re
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from annotated import noise
+from hospital import save_dicom
 from medtransfer.data.files import read_image
 from medtransfer.data.image_folder import ImageFolder
 from medtransfer.data.loading import Data
@@ -39,6 +43,103 @@ def test_classes_are_folders_and_images_lie_at_any_depth(image_tree):
         ("malignant/0.png", 1),
     ]
     assert len({record.group_id for record in records}) == 3
+
+
+@pytest.fixture
+def exams(tmp_path):
+    """Write images of exams below the patients' folders."""
+    for i, name in enumerate(["a/p1/e1_x", "a/p1/e1_y", "a/p1/e2_x", "b/p2/e3_x", "b/p3/e4_x"]):
+        noise(tmp_path / "images" / f"{name}.png", i)
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("group", "exam", "groups", "exam_ids"),
+    [
+        (r"^p\d+", None, ["p1", "p1", "p1", "p2", "p3"], None),
+        (r"p(\d+)/", r"e(\d+)_", ["1", "1", "1", "2", "3"], ["1", "1", "2", "3", "4"]),
+        (None, r"p\d+/e\d+", None, ["p1/e1", "p1/e1", "p1/e2", "p2/e3", "p3/e4"]),
+    ],
+    ids=["patient", "both", "exam"],
+)
+def test_patterns_find_patients_and_exams_below_the_class_folder(
+    exams, group, exam, groups, exam_ids
+):
+    patterns = {key: p and re.compile(p) for key, p in [("group", group), ("exam", exam)]}
+    _, records = folder(exams, **patterns).records()
+    ids = [record.sample_id for record in records]
+    assert [record.group_id for record in records] == (groups or exam_ids)
+    assert [record.exam_id for record in records] == (exam_ids or ids)
+
+
+def test_the_class_folder_tells_no_patient(exams):
+    with pytest.raises(DataError, match=r"image 'a/p1/e1_x.png' tells no group by .*'\^a'"):
+        folder(exams, group=re.compile("^a")).records()
+
+
+def test_one_exam_of_two_patients_is_refused(exams):
+    (exams / "b" / "p3" / "e4_x.png").rename(exams / "b" / "p3" / "e3_y.png")
+    patterns = {"group": re.compile(r"p\d+"), "exam": re.compile(r"e\d+")}
+    with pytest.raises(DataError, match=r"p2/e3_x.png' and 'b/p3/e3_y.png' .* two patients"):
+        folder(exams, **patterns).records()
+
+
+def test_hashed_ids_show_nothing_of_what_patterns_have_found(exams, tmp_path):
+    patterns = {"group": re.compile(r"p(\d+)/"), "exam": re.compile(r"e\d+")}
+    dataset = folder(exams, **patterns, identifiers="hashed", salt=tmp_path / "salt")
+    _, records = dataset.records()
+    one, exam = dataset.pseudonyms.of("1"), dataset.pseudonyms.of("e1")
+    assert records[0].sample_id == f"a/p{one}/{exam}_x.png"
+    assert (records[0].group_id, records[0].exam_id) == (one, exam)
+    assert dataset.where(records[0].sample_id) == (exams / "a" / "p1" / "e1_x.png", None)
+    assert dataset.read(records[3]).shape == (12, 16)
+
+
+def test_dicom_headers_say_whose_images_are(image_tree, tmp_path):
+    root = image_tree(a=1, b=1)
+    header = {"PatientID": "DOE7", "StudyInstanceUID": "1.2.3", "ViewPosition": "CC"}
+    save_dicom(root / "b" / "DOE7_1.dcm", **header)
+    save_dicom(root / "b" / "x", **header | {"ViewPosition": "MLO"})  # as scanners name files
+    save_dicom(root / "b" / "z.dcm", frames=2)
+    plain = folder(root)
+    records = plain.records()[1][2:]
+    assert [(r.sample_id, r.group_id, r.exam_id, r.view) for r in records] == [
+        ("b/DOE7_1.dcm", "DOE7", "1.2.3", "CC"),
+        ("b/x", "DOE7", "1.2.3", "MLO"),
+        ("b/z.dcm#0000", "b/z.dcm", "b/z.dcm", ""),
+        ("b/z.dcm#0001", "b/z.dcm", "b/z.dcm", ""),
+    ]
+    hashed = replace(plain, identifiers="hashed", salt=tmp_path / "salt")
+    names = [hashed.pseudonyms.of(text) for text in ("DOE7", "1.2.3")]
+    first = hashed.records()[1][2]
+    assert [first.sample_id, first.group_id, first.exam_id] == [f"b/{names[0]}_1.dcm", *names]
+    assert np.array_equal(hashed.read(first), plain.read(records[0]))
+
+
+def test_a_pattern_goes_before_a_header(image_tree):
+    root = image_tree(a=1, b=1)
+    save_dicom(root / "b" / "7.dcm", PatientID="DOE7", StudyInstanceUID="1.2.3")
+    record = folder(root, group=re.compile(r"\d")).records()[1][2]
+    assert (record.group_id, record.exam_id) == ("7", "1.2.3")
+
+
+def test_slices_of_a_volume_are_of_one_exam_and_one_patient(image_tree):
+    root = image_tree(a=1, b=1)
+    values = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), root / "a" / "v.nii.gz")
+    ids = [f"a/v.nii.gz#{i:04d}" for i in range(5)]
+    records = folder(root).records()[1][1:6]
+    assert [record.sample_id for record in records] == ids
+    assert {(r.group_id, r.exam_id) for r in records} == {("a/v.nii.gz", "a/v.nii.gz")}
+
+
+def test_a_name_that_looks_like_a_frame_is_a_name(image_tree):
+    root = image_tree(a=2, b=1)
+    (root / "a" / "1.png").rename(root / "a" / "0.png#0007")
+    PILImage.new("L", (4, 4), 9).save(root / "a" / "0.png#0007", "png")
+    dataset = folder(root, on_error="skip")
+    record = dataset.records()[1][1]
+    assert dataset.where(record.sample_id) == (root / "a" / "0.png#0007", None)
 
 
 def test_named_classes_come_in_the_order_given(image_tree):

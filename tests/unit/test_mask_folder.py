@@ -115,7 +115,7 @@ def test_an_empty_folder_is_named(folder):
     ids=["whole", "group"],
 )
 def test_a_pattern_finds_the_patient_in_the_name(folder, pattern, groups):
-    dataset = folder(f"dataset.group='{pattern}'", count=0)
+    dataset = folder(f"dataset.group='{pattern}'", "dataset.identifiers=plain", count=0)
     for i, name in enumerate(["p1_a", "p1_b", "p2_a"]):
         noise(dataset.root / "images" / f"{name}.png", i)
     (dataset.root / "masks").mkdir()

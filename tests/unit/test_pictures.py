@@ -25,6 +25,7 @@ from medtransfer.tasks.segmentation import Segmentation
 
 UNUSED = dict.fromkeys(("schedule", "optimizer", "make_optimizer"))
 ODD = ("\udcff\x00\n", "腫瘍" * 90, "x" * 3_000_000, "ورم", "", "e\u0301" * 300, "1 " * 500)
+GREY = np.full((1, 31, 31), 128, np.uint8)
 numbers = st.lists(st.floats(0, 1) | st.just(float("nan")), max_size=40)
 
 
@@ -128,6 +129,59 @@ def test_a_mask_is_painted_where_it_is_and_its_class_is_in_the_legend():
     assert not shows(plain, 1)
     untouched = (picture == 128).all(-1).sum() / (plain == 128).all(-1).sum()
     assert untouched == pytest.approx(21 / 31, abs=0.01)
+
+
+def test_heat_brightens_its_places_and_leaves_the_rest():
+    plain = page(Panel())[-SIDE - 60 :]
+    heat = np.zeros((4, 4), np.float32)
+    heat[:, 3] = 1
+    picture = page(Panel(heat=heat))
+    body = picture[-SIDE - 60 :]
+    rows, columns = np.nonzero((plain != body).any(-1))
+    assert np.ptp(rows) > SIDE * 0.98
+    # between the middles of two places heat fades
+    assert columns.min() == pytest.approx(drawing.MARGIN + SIDE * 5 / 8, abs=3)
+    hot = body[-100, drawing.MARGIN + SIDE - 4].astype(int)
+    assert hot[0] > 200
+    assert hot[0] > hot[2] + 20  # yellowish
+    assert (page(Panel(heat=np.zeros((4, 4), np.float32)))[-SIDE - 60 :] == plain).all()
+
+
+def test_what_heat_means_is_in_the_legend():
+    def height(heat, words):
+        groups = {"g": [Case(0, ("words",), (Panel(heat=heat),))]}
+        return draw(Examples("title", heat=words, groups=groups), decoded(GREY)).size[1]
+
+    heat = np.ones((2, 2), np.float32)
+    assert height(heat, "speaks for it") > height(None, "speaks for it")
+    assert height(heat, "x" * 5000) == height(heat, "speaks for it")
+
+
+def test_heat_may_be_of_any_resolution_and_beside_a_mask():
+    for shape in ((1, 1), (7, 7), (31, 31), (3, 500)):
+        mask = np.ones((31, 31), np.uint8)
+        assert shows(page(Panel(mask=mask, heat=np.ones(shape, np.float32))), 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_an_exam_of_many_images_is_wrapped(count):
+    shades = [np.full((1, 31, 31), 20 * k + 60, np.uint8) for k in range(count)]
+    records = [SimpleNamespace(sample_id=f"image{k}", exam_id="exam") for k in range(count)]
+    images = SimpleNamespace(images=np.stack(shades), records=records)
+    panels = tuple(Panel(f"{k}", index=k) for k in range(count))
+    groups = {"g": [Case(0, ("words",), panels)] * 3}
+    picture = np.asarray(draw(Examples("title", groups=groups), images))
+    assert picture.shape[1] < 1600
+    for k in range(count):  # letters have these shades at their edges too
+        shown = (picture == 20 * k + 60).all(-1).sum()
+        assert shown == pytest.approx(3 * SIDE**2, rel=0.01)
+
+
+def test_sixteen_bits_are_shown_as_eight():
+    ramp = np.linspace(0, 65535, 31 * 31).reshape(1, 31, 31).astype(np.uint16)
+    np.testing.assert_array_equal(
+        page(Panel(), pixels=ramp), page(Panel(), pixels=(ramp >> 8).astype(np.uint8))
+    )
 
 
 def test_a_box_is_drawn_around_its_pixels():

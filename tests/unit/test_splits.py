@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -88,6 +90,91 @@ def test_a_division_does_not_depend_on_the_order_of_the_samples(samples, random)
         for division, column in ((first, samples), (second, shuffled))
     ]
     assert sides[0] == sides[1]
+
+
+KINDS = ("holdout", "kfold", "ordered", "column", "own")
+
+
+@st.composite
+def divisions(draw, kind):
+    """Draw samples and a division of them."""
+    samples = draw(patients())
+    ids, groups, targets = samples
+    keys = {"kind": kind, "seed": draw(st.integers(0, 3)), "file": None, "ratios": draw(shares())}
+    more = {}
+    if kind == "kfold":
+        keys |= {"folds": draw(st.integers(2, 3)), "index": draw(st.integers(0, 5))}
+    elif kind == "column":
+        keys |= {"column": "site", "test": "1"}
+        keys["leaks"] = draw(st.sampled_from(["refuse", "drop"]))
+        # sites of patients, or of images where patients may be seen at two
+        places = groups if keys["leaks"] == "refuse" else ids
+        more["columns"] = {"site": [str(int(place[-1]) % 2) for place in places]}
+    elif kind == "own":
+        keys["leaks"] = "drop"
+        side = {i: SPLITS[draw(st.integers(0, 2))] for i in ids}
+        more["lists"] = {name: [i for i in ids if side[i] == name] for name in SPLITS}
+    try:
+        division = divide(Split(**keys), ids, groups, targets, (), **more)
+    except DataError:
+        assume(False)
+    return division, samples
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.data())
+def test_no_group_is_on_two_sides_whatever_the_kind(kind, data):
+    division, (ids, groups, _) = data.draw(divisions(kind))
+    sides = [list(getattr(division, name)) for name in SPLITS]
+    members = [{groups[i] for i in side} for side in sides]
+    assert sum(map(len, members)) == len(set.union(*members))
+    assert all(sides)
+    # each sample once, or counted as left out
+    assert sum(map(len, sides)) == len({i for side in sides for i in side})
+    assert sum(map(len, sides)) + division.dropped == len(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.data())
+def test_parts_of_the_training_set_are_nested_whatever_the_kind(kind, data):
+    division, (_, groups, targets) = data.draw(divisions(kind))
+    a, b = data.draw(st.floats(0.01, 1)), data.draw(st.floats(0.01, 1))
+    few, many = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
+
+    def part(fraction, shots):
+        return {
+            int(i)
+            for i in subset(division.train, groups, targets, fraction=fraction, shots=shots, seed=0)
+        }
+
+    train = set(division.train)
+    assert part(min(a, b), None) <= part(max(a, b), None) <= part(1, None) == train
+    assert part(1, min(few, many)) <= part(1, max(few, many)) <= train
+    assert part(1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.data(), st.randoms())
+def test_lists_that_are_exported_divide_alike_whatever_the_kind_and_order(kind, data, random):
+    division, (ids, groups, targets) = data.draw(divisions(kind))
+    lists = division.ids(ids)
+    for members in lists.values():
+        random.shuffle(members)
+    order = list(range(len(ids)))
+    random.shuffle(order)
+    shuffled = [[column[i] for i in order] for column in (ids, groups, targets)]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "split.json"
+        path.write_text(json.dumps(lists))
+        read = divide(from_file(path), *shuffled, ())
+    assert read.hash == division.hash
+    assert {n: set(i) for n, i in read.ids(shuffled[0]).items()} == {
+        n: set(i) for n, i in lists.items()
+    }
+    # another content has another hash
+    moved = {"train": lists["val"], "val": lists["train"], "test": lists["test"]}
+    split = Split(kind="own", seed=0, file=None, ratios=RATIOS)
+    assert divide(split, ids, groups, targets, (), lists=moved).hash != division.hash
 
 
 def cohort(n=40):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Values = Callable[[pd.DataFrame], Floats]
 
-_SCORE = "score_"
+_SCORE, _TARGET = "score_", "target_"
 # The cases of a class from which on a normal approximation within the class is fair.
 _ENOUGH = 10
 
@@ -71,7 +71,7 @@ def case_frame(study: Study, trial: Trial) -> pd.DataFrame | None:
         case = case.fillna(frame["exam_id"])
     group = frame["group_id"].fillna(case) if "group_id" in frame else case
     frame = frame.assign(sample_id=case.astype(str), group_id=group.astype(str))
-    keys = [name for name in ("sample_id", "target") if name in frame]
+    keys = ["sample_id", *(name for name in frame if str(name).startswith("target"))]
     return frame.drop_duplicates("sample_id").set_index(keys, drop=False)
 
 
@@ -118,7 +118,21 @@ def values_of(frame: pd.DataFrame, metric: str) -> Floats:
         return _class_means(frame[by_class].to_numpy(dtype=np.float64))
     if metric in frame:
         return frame[metric].to_numpy(dtype=np.float64)
+    if "target" not in frame:
+        return _class_means(_by_label(frame, metric))
     return case_values(metric, frame["target"].to_numpy(), _scores(frame).to_numpy())
+
+
+def _by_label(frame: pd.DataFrame, metric: str) -> Floats:
+    """Return values of each case and label, (n, L); NaN where nobody knows whether it holds."""
+    names = [str(n).removeprefix(_TARGET) for n in frame if str(n).startswith(_TARGET)]
+    values = np.full((len(frame), len(names)), np.nan)
+    for k, name in enumerate(names):
+        target, score = frame[f"{_TARGET}{name}"].to_numpy(), frame[f"{_SCORE}{name}"].to_numpy()
+        known = target >= 0
+        pair = np.column_stack([1 - score[known], score[known]])
+        values[known, k] = case_values(metric, target[known], pair)
+    return values
 
 
 def _class_means(values: Floats) -> Floats:
@@ -146,7 +160,11 @@ def rare_classes(frame: pd.DataFrame, metric: str) -> dict[str, int]:
     if metric in frame or metric not in {"auroc", "balanced_accuracy"}:
         return {}
     names = [str(name).removeprefix(_SCORE) for name in _scores(frame).columns]
-    counts = np.bincount(frame["target"].to_numpy(dtype=np.int64), minlength=len(names))
+    if "target" in frame:
+        counts = np.bincount(frame["target"].to_numpy(dtype=np.int64), minlength=len(names))
+    else:  # of a label, the rarer of its two values
+        targets = frame[[f"{_TARGET}{name}" for name in names]].to_numpy()
+        counts = np.minimum((targets == 0).sum(axis=0), (targets == 1).sum(axis=0))
     return {name: int(count) for name, count in zip(names, counts, strict=False) if count < _ENOUGH}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -63,7 +64,8 @@ class Study:
         metric: The headline metric, such as `auroc`.
         rope: Differences up to this size do not matter.
         predictions: From a run id to its test predictions, one row a case, or None without any.
-        notes: What a reader must know about how the trials were found.
+        notes: What a reader must know about the data, and about how the trials were found.
+        waivers: Leaks in the data that the study was allowed to run with.
     """
 
     study_id: str
@@ -74,6 +76,7 @@ class Study:
     trials: tuple[Trial, ...]
     predictions: Callable[[str], pd.DataFrame | None] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
+    waivers: tuple[str, ...] = ()
 
 
 def load_study(client: MlflowClient, study: str) -> Study:
@@ -147,8 +150,13 @@ def _study(client: MlflowClient, run: Run, trials: list[Trial], notes: list[str]
         rope=float(tags.get(f"{_TAG}rope") or DEFAULT_ROPE),
         trials=tuple(trials),
         predictions=functools.cache(functools.partial(_predictions, client)),
-        notes=tuple(notes),
+        notes=(*_listed(tags, "notes"), *notes),
+        waivers=_listed(tags, "waivers"),
     )
+
+
+def _listed(tags: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(json.loads(tags.get(f"{_TAG}{name}", "[]")))
 
 
 def _counting(runs: Sequence[Run]) -> list[Trial]:

@@ -39,11 +39,8 @@ def markdown(results: Results) -> str:
         _arms(results),
         *(["## Contrasts", _contrasts(results)] if results.contrasts else []),
         *(["## Failures", _failures(results)] if results.failures else []),
-        *(
-            ["## Notes", "\n".join(f"- {escape(n)}" for n in results.notes)]
-            if results.notes
-            else []
-        ),
+        *(["## Waivers", _waivers(results)] if results.waivers else []),
+        *(["## Notes", _list(results.notes)] if results.notes else []),
         "## How this was computed",
         " ".join(_method(results)),
     ]
@@ -115,6 +112,15 @@ def _failures(results: Results) -> str:
         for each in results.failures
     ]
     return _table(["Arm", "Seed", "Run", "Reason"], [], rows)
+
+
+def _waivers(results: Results) -> str:
+    told = "Found in the data, and put up with by whoever ran the study:"
+    return f"{told}\n\n{_list(results.waivers)}"
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {escape(item)}" for item in items)
 
 
 def _table(names: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -43,6 +43,7 @@ def build(study: Study) -> Results:
             "failed": len(failures),
             "train_seconds": sum(t.cost.get("train_seconds", 0.0) for t in study.trials),
         },
+        waivers=study.waivers,
         notes=comparison.notes,
     )
 

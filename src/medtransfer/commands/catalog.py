@@ -20,7 +20,7 @@ HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper")
 def choices(app: App) -> dict[str, dict[str, str]]:
     """Return each group's choices and their descriptions, the user's own included."""
     loader = app.hydra.config_loader
-    names = [name for name in loader.list_groups("") if name != "hydra"]
+    names = [name for name in loader.list_groups("") if name not in {"hydra", "common"}]
     found = {}
     for group in [*sorted(names), *HYDRA_GROUPS]:
         options = loader.get_group_options(group, ObjectType.CONFIG)

@@ -29,6 +29,8 @@ def answer(client: MlflowClient, study: str, out: Path) -> None:
     write(results, out)
     for table in tables(results):
         console.out.print(table)
+    for waiver in results.waivers:
+        console.out.print(f"waived: {waiver}", markup=False, highlight=False)
     for note in results.notes:
         console.out.print(f"note: {note}", markup=False, highlight=False)
     console.out.print(f"\n{results.headline}\n", markup=False, highlight=False)

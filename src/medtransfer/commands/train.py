@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
@@ -17,10 +18,13 @@ from rich.table import Table
 
 from medtransfer import console
 from medtransfer.app import App, Composed, Plan
-from medtransfer.config import BaseConfig, TrainConfig
+from medtransfer.config import BaseConfig, TrainConfig, build
 from medtransfer.console import Reporter
 from medtransfer.tracking.runs import Run, flatten, open_run, reason
 from medtransfer.tracking.store import Store, open_store, redact, resolve_uri
+
+if TYPE_CHECKING:
+    from medtransfer.gate import Inspection
 
 SEED = re.compile(r"seed=\d+")  # what else a seed is given as is checked like any other value
 DATA_KEYS = ("dataset", "task")  # what is swept here makes a row of its own, not an arm
@@ -76,12 +80,22 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
     from medtransfer.commands.report import answer
 
     plan = app.plan(overrides)
-    config, metric = _check_all(app, plan)
+    config, metric, found = _check_all(app, plan)
     store = open_configured(config)
     study_id = new_id()
-    tags = {"study_id": study_id, "phase": "study", "metric": metric, "rope": config.study.rope}
+    tags = {
+        "study_id": study_id,
+        "phase": "study",
+        "metric": metric,
+        "rope": config.study.rope,
+        "waivers": json.dumps(found.waivers),
+        "notes": json.dumps(found.notes),
+    }
     with open_run(store, config.study.name or f"sweep-{study_id}", tags) as parent:
         parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
+        for name, inspection in found.inspections.items():
+            with parent.folder(f"audit/{name}") as folder:
+                inspection.save(folder)
         trials = len(plan.jobs) if plan.complete else 0
         sweep = Sweep(study_id, parent.run_id, plan.swept, trials)
         with Reporter(sweep.trials):
@@ -149,14 +163,53 @@ def _in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     return Outcome(label, "FINISHED", run_id)
 
 
-def _check_all(app: App, plan: Plan) -> tuple[TrainConfig, str]:
-    """Check every job before any run is opened; return the first one's config and its headline."""
+@dataclass(frozen=True)
+class _Found:
+    """What the gate let through, by the name of each dataset that a sweep learns from."""
+
+    inspections: dict[str, Inspection]
+    waivers: list[str]
+    notes: list[str]
+
+
+def _check_all(app: App, plan: Plan) -> tuple[TrainConfig, str, _Found]:
+    """Check every job, and audit its data, before any run is opened.
+
+    Returns:
+        The first one's configuration, its headline, and what the audit has found.
+    """
     distinct = _without_repeats_over_seeds(plan.jobs)
-    configs = [app.compose(job).typed(TrainConfig) for job in distinct]
+    composed = [app.compose(job) for job in distinct]
+    configs = [each.typed(TrainConfig) for each in composed]
     from medtransfer.run import check, check_all
 
+    found = _audited([each.choices["dataset"] for each in composed], configs)
     check_all(configs)
-    return configs[0], check(configs[0]).task.headline
+    return configs[0], check(configs[0]).task.headline, found
+
+
+def _audited(names: Sequence[str], configs: Sequence[TrainConfig]) -> _Found:
+    from medtransfer.data.base import Dataset
+    from medtransfer.gate import inspect
+
+    found = _Found({}, [], [])
+    seen: set[str] = set()
+    for name, config in zip(names, configs, strict=True):
+        whole = {k: v for k, v in config.dataset.items() if k not in {"fraction", "shots"}}
+        key = f"{whole} {config.audit.waive}"
+        if key in seen:
+            continue
+        seen.add(key)
+        dataset = build(config.dataset, Dataset, trusted=config.trusted_modules)
+        inspection = inspect(dataset, config.paths.cache)
+        inspection.refuse(config.audit.waive)
+        count = sum(known.partition("-")[0] == name for known in found.inspections)
+        label = f"{name}-{count + 1}" if count else name
+        found.inspections[label] = inspection
+        found.waivers.extend(f"{label}: {text}" for text in inspection.waived(config.audit.waive))
+        notes = [*inspection.warnings(), *dataset.notes()]
+        found.notes.extend(f"{label}: {text}" for text in notes)
+    return found
 
 
 def _without_repeats_over_seeds(jobs: Sequence[Sequence[str]]) -> list[Sequence[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -13,16 +13,23 @@ from pydantic import Field
 
 from medtransfer.data.splits import Split
 
-Image = NDArray[np.uint8]
-"""One decoded image: (H, W) grey or (H, W, 3) colour."""
+Image = NDArray[np.uint8] | NDArray[np.uint16]
+"""One decoded image: (H, W) grey or (H, W, 3) colour. Zero is black and the type's largest value
+white; 16 bits where the source has more than eight."""
 
 Mask = NDArray[np.uint8]
 """What each pixel shows, (H, W): 0 background, k + 1 foreground class k, `IGNORED` unknown."""
 
 IGNORED = 255
 
-Annotation = Literal["class", "mask", "boxes"]
-"""What a trial learns from: one class for an image, one for each pixel, or boxes with classes."""
+Annotation = Literal["class", "labels", "exam", "mask", "boxes"]
+"""What a trial learns from: one class for an image, several labels for it, one class for the images
+of an exam, one class for each pixel, or boxes with classes."""
+
+_NOTHING: Mapping[str, str] = {}  # shared by the many records without attributes
+
+UNKNOWN = -1
+"""The value of a label of which nobody has said whether it holds."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Boxes:
         return cls(table[:, :4].astype(np.float32), table[:, 4].astype(np.int64), size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One sample before its pixels are read.
 
@@ -56,13 +63,19 @@ class Record:
         sample_id: Unique within the dataset; names the file where there is one.
         group_id: The patient; samples of one group never lie on two sides of a split.
         exam_id: The exam that the image belongs to.
-        target: Index of the class, or of the stratum where images have no class.
+        target: Index of the class; 0 where images have none.
+        labels: Of several that may hold at once: 1 holds, 0 does not, `UNKNOWN`.
+        view: Which of the exam's views it is, such as `CC`; empty where nobody says.
+        attributes: What else is known, by name, such as a site or a year.
     """
 
     sample_id: str
     group_id: str
     exam_id: str
     target: int
+    labels: tuple[int, ...] = ()
+    view: str = ""
+    attributes: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True)
@@ -71,13 +84,14 @@ class DataSpec:
 
     Attributes:
         class_names: In the order of the scores; for two classes the last one is positive. Those of
-            the foreground, where the annotation is masks or boxes.
+            the foreground, where the annotation is masks or boxes; or of the labels.
         channels: Channels of an image, 1 or 3.
         image_size: Height and width of an image in pixels.
         train_counts: Samples of each class in the training subset, or that show it.
         data_hash: Hash of every sample's pixels, target, group, and mask or boxes.
         split_hash: Hash of which sample lies in which split, the training subset aside.
         annotation: What the trial learns from.
+        views: Names of the views that exams of the training split have.
     """
 
     class_names: tuple[str, ...]
@@ -87,6 +101,7 @@ class DataSpec:
     data_hash: str
     split_hash: str
     annotation: Annotation = "class"
+    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +115,7 @@ class Dataset(ABC):
     Attributes:
         image_size: Height and width in pixels to which images are brought, padded to a square.
         channels: 1 for grey, 3 for colour; images of the other kind are converted.
+        bits: How many bits of each value are kept.
         fraction: How much of the training split is seen, in (0, 1]; nested for one seed.
         shots: How many groups of each training class are seen, instead of a fraction.
         on_error: Whether an unreadable image, or a box that cannot be, ends the trial or is left
@@ -108,10 +124,11 @@ class Dataset(ABC):
     """
 
     provides: ClassVar[frozenset[str]]
-    """Kinds of annotation: any of `class`, `boxes`, `mask`, `exam`."""
+    """Which kinds of `Annotation` there are."""
 
     image_size: Annotated[int, Field(ge=8)]
     channels: Literal[1, 3]
+    bits: Literal[8, 16] = 8
     fraction: Annotated[float, Field(gt=0, le=1)]
     shots: Annotated[int, Field(ge=1)] | None
     on_error: Literal["raise", "skip"]
@@ -143,6 +160,14 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self, records: Sequence[Record]) -> str:
         """Return a text that changes whenever the pixels behind `records` might."""
+
+    def spacing(self, record: Record) -> tuple[float, float] | None:  # noqa: ARG002
+        """Return the distance in mm between rows and between columns of an image, if known."""
+        return None
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the labels that records carry, of which several may hold."""
+        return ()
 
     def foreground(self) -> tuple[str, ...]:
         """Return the names of what masks and boxes mark."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from medtransfer.data.base import Boxes, Record
-from medtransfer.data.files import FileDataset, group_of, require_inside
+from medtransfer.data.files import FileDataset, require_inside
 from medtransfer.errors import ConfigError, DataError
 
 
@@ -52,7 +52,7 @@ class Coco(FileDataset):
         """See `Dataset.records`."""
         self.inside(self.images, "images")
         ids = sorted(self._instances.rows)
-        return ("image",), [Record(i, group_of(self.group, i), i, 0) for i in ids]
+        return ("image",), [Record(i, self.patient(self.group, i), i, 0) for i in ids]
 
     def foreground(self) -> tuple[str, ...]:
         """See `Dataset.foreground`."""

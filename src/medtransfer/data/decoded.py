@@ -6,22 +6,23 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 
 from medtransfer.cache import array_file, entry
-from medtransfer.data.annotations import Fit
+from medtransfer.data import duplicates, facts
 from medtransfer.data.base import Annotation, Dataset, Image, Record
 from medtransfer.data.foreground import Foreground, load, recorder
-from medtransfer.data.splits import merge_groups
+from medtransfer.data.letterbox import letterbox
+from medtransfer.data.splits import merge_groups, merge_pairs
 from medtransfer.errors import DataError
 
-FORMAT = 2  # changes when what is written changes
+FORMAT = 3  # changes when what is written changes
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,22 @@ class Decoded:
     """A dataset with its pixels.
 
     Attributes:
-        class_names: In the order of the targets.
+        class_names: In the order of the targets, or of the labels.
         records: The samples that could be read; groups of identical images are merged.
-        images: (n, channels, image_size, image_size) uint8, mapped from the cache.
+        patients: Of each sample, as the dataset names its group.
+        images: (n, channels, image_size, image_size) uint8 or uint16, mapped from the cache.
+        facts: Of each image as it was read, (n,), of `facts.DTYPE`.
         skipped: Messages about the samples, and the boxes, that were left out.
         contents: Hash of the pixels as they were read, by sample id.
-        data_hash: Hash of every sample's id, group, target, pixels and annotation.
+        data_hash: Hash of every sample's id, group, target, labels, pixels and annotation.
         foreground: What masks or boxes mark; None where targets are learned.
     """
 
     class_names: tuple[str, ...]
     records: tuple[Record, ...]
-    images: NDArray[np.uint8]
+    patients: tuple[str, ...]
+    images: NDArray[np.uint8] | NDArray[np.uint16]
+    facts: NDArray[np.void]
     skipped: tuple[str, ...]
     contents: Mapping[str, str]
     data_hash: str
@@ -50,6 +55,13 @@ class Decoded:
     def images_hash(self) -> str:
         """What `data_hash` is where no mask and no box is learned: pre-training knows it so."""
         return _hash(_described(self.records, self.contents))
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """How many images were read of each kind, such as `grey 8-bit`."""
+        kinds = zip(self.facts["channels"].tolist(), self.facts["bits"].tolist(), strict=True)
+        named = Counter(f"{'grey' if c == 1 else 'colour'} {bits}-bit" for c, bits in kinds)
+        return dict(named.most_common())
 
 
 def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> Decoded:
@@ -69,26 +81,39 @@ def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> D
         StoreError: If the cache cannot be written.
     """
     class_names, records = dataset.records()
-    names = () if annotation == "class" else dataset.foreground()
+    if annotation == "labels":
+        class_names = dataset.labels()
+    marked = annotation in {"mask", "boxes"}
+    names = dataset.foreground() if marked else ()
     _require_unique(records)
-    parts = (FORMAT, type(dataset).__qualname__, dataset.image_size, dataset.channels)
+    parts = (
+        *(FORMAT, type(dataset).__qualname__),
+        *(dataset.image_size, dataset.channels, dataset.bits),
+    )
     text = f"{parts} {annotation} {names} {dataset.fingerprint(records)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     write = partial(_write, dataset, records, annotation)
     with entry(cache / "decoded", key, write) as folder:
         index = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="r")
-        foreground = None if annotation == "class" else load(folder, annotation, names)
+        facts_of = np.load(folder / "facts.npy")[: len(index["hashes"])]
+        foreground = load(folder, annotation, names) if marked else None
     if index["skipped"] and dataset.on_error == "raise":
         raise DataError(**index["skipped"][0])
 
     hashes: dict[str, str] = index["hashes"]
     read = [record for record in records if record.sample_id in hashes]
-    _require_every_class(class_names, read)
-    groups = merge_groups([r.group_id for r in read], [hashes[r.sample_id] for r in read])
+    _require_every_class(class_names if annotation != "labels" else (), read)
+    patients = tuple(r.group_id for r in read)
+    contents = [hashes[r.sample_id] for r in read]
+    groups = merge_groups(patients, contents)
+    if dataset.split.duplicates == "near":
+        pairs = near_duplicates(facts_of, contents, images, cache)
+        groups = merge_pairs(groups, ((pair.first, pair.second) for pair in pairs))
+    learned = annotation == "labels"  # else whoever sees them would take them for the targets
     merged = tuple(
-        Record(r.sample_id, group, r.exam_id, r.target)
-        for r, group in zip(read, groups, strict=True)
+        replace(record, group_id=group, labels=record.labels if learned else ())
+        for record, group in zip(read, groups, strict=True)
     )
     described = _described(merged, hashes)
     if foreground is not None:
@@ -96,7 +121,9 @@ def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> D
     return Decoded(
         class_names=class_names,
         records=merged,
+        patients=patients,
         images=images,
+        facts=facts_of,
         skipped=tuple(skipped["problem"] for skipped in index["skipped"]),
         contents=hashes,
         data_hash=_hash(described),
@@ -104,35 +131,35 @@ def decode(dataset: Dataset, cache: Path, annotation: Annotation = "class") -> D
     )
 
 
-def letterbox(image: Image, size: int, channels: int) -> Image:
-    """Scale an image to fit a square, pad it with black, and give it the channels asked for.
+def near_duplicates(
+    described: NDArray[np.void],
+    contents: Sequence[str],
+    images: NDArray[np.uint8] | NDArray[np.uint16],
+    cache: Path,
+) -> tuple[duplicates.Pair, ...]:
+    """Return what `duplicates.find` finds, from the cache where it was looked for before."""
+    parts = (duplicates.FORMAT, images.shape[1:], str(images.dtype))
+    key = hashlib.sha256(json.dumps([parts, *contents]).encode()).hexdigest()[:32]
 
-    Args:
-        image: (H, W) or (H, W, 3).
-        size: Height and width of the result.
-        channels: 1 or 3.
+    def write(folder: Path) -> None:
+        pairs = duplicates.find(described, contents, images)
+        (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
 
-    Returns:
-        (channels, size, size).
-    """
-    picture = PILImage.fromarray(image).convert("L" if channels == 1 else "RGB")
-    fit = Fit.of(picture.height, picture.width, size)
-    if (fit.width, fit.height) != picture.size:
-        target = (fit.width, fit.height)
-        picture = picture.resize(target, PILImage.Resampling.BICUBIC, reducing_gap=3.0)
-    canvas = np.zeros((size, size, channels), dtype=np.uint8)
-    canvas[fit.place] = np.asarray(picture).reshape(fit.height, fit.width, -1)
-    return canvas.transpose(2, 0, 1)
+    with entry(cache / "duplicates", key, write) as folder:
+        found = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+    return tuple(duplicates.Pair(*pair) for pair in found)
 
 
 def _write(
     dataset: Dataset, records: Sequence[Record], annotation: Annotation, folder: Path
 ) -> None:
     shape = (len(records), dataset.channels, dataset.image_size, dataset.image_size)
+    kind = np.uint8 if dataset.bits == 8 else np.uint16
     hashes: dict[str, str] = {}
     skipped: list[dict[str, str]] = []
     with (
-        array_file(folder / "images.npy", shape, np.uint8) as append,
+        array_file(folder / "images.npy", shape, kind) as append,
+        array_file(folder / "facts.npy", (len(records),), facts.DTYPE) as note,
         recorder(annotation, dataset, len(records), folder) as record_annotation,
     ):
         for record in records:
@@ -146,16 +173,29 @@ def _write(
             else:
                 # `shape` keeps two images apart that share their bytes but not their proportions
                 content = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
-                append(letterbox(image, dataset.image_size, dataset.channels))
+                append(_kept(letterbox(image, dataset.image_size, dataset.channels), kind))
+                note(facts.describe(image, dataset.spacing(record)))
                 hashes[record.sample_id] = hashlib.sha256(content).hexdigest()[:32]
             skipped += [{"problem": error.problem, "remedy": error.remedy} for error in errors]
     index = json.dumps({"hashes": hashes, "skipped": skipped})
     (folder / "samples.json").write_text(index, encoding="utf-8")
 
 
+def _kept(image: Image, kind: type[np.unsignedinteger[Any]]) -> Image:
+    """Return an image with as many bits as are kept; white stays white."""
+    if image.dtype == kind:
+        return image
+    if kind is np.uint8:
+        return (image >> 8).astype(np.uint8)
+    return image.astype(np.uint16) * 257
+
+
 def _described(records: Sequence[Record], contents: Mapping[str, str]) -> list[list[object]]:
     """Return what is hashed of each sample."""
-    return [[r.sample_id, r.group_id, r.exam_id, r.target, contents[r.sample_id]] for r in records]
+    return [
+        [r.sample_id, r.group_id, r.exam_id, r.target, contents[r.sample_id], *r.labels]
+        for r in records
+    ]
 
 
 def _hash(described: list[list[object]]) -> str:

@@ -5,55 +5,112 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePath
+from typing import Literal
 
 import numpy as np
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from medtransfer.data.base import Dataset, Image, Record
-from medtransfer.errors import DataError
+from medtransfer.data.pseudonyms import Pseudonyms
+from medtransfer.data.reading import base as reader
+from medtransfer.data.reading.base import Reading
+from medtransfer.errors import ConfigError, DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+FRAME = re.compile(r"(.*)#(\d{4,})", re.DOTALL)  # how a sample's id tells the file and the frame
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileDataset(Dataset):
-    """Images below a folder; a sample's id is its path from there.
+    """Images below a folder; a sample's id is its path from there, with `#0007` for frame 7.
 
     Attributes:
         root: The folder.
+        reading: How pixels are read.
+        identifiers: How patients and exams are named in whatever is kept.
+        salt: File with the secret that they are hashed with.
     """
 
     root: Path
+    reading: Reading = field(default_factory=Reading)
+    identifiers: Literal["hashed", "plain"] = "plain"
+    salt: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.identifiers == "hashed" and self.salt is None:
+            raise ConfigError(
+                "dataset.identifiers=hashed needs a file with the secret to hash with",
+                remedy="name one in dataset.salt; it is made if it is missing",
+            )
 
     @property
     def identity(self) -> str:
         """See `Dataset.identity`: the folder."""
         return str(self.root.resolve())
 
+    def where(self, sample_id: str) -> tuple[Path, int | None]:
+        """Return the file behind a sample, and the number of its frame if it holds several."""
+        frame = FRAME.fullmatch(sample_id)
+        if frame is None or (self.root / sample_id).exists():  # a name may look like that
+            return self.root / sample_id, None
+        return self.root / frame[1], int(frame[2])
+
+    def frame_ids(self, path: Path) -> list[str]:
+        """Return the ids of the samples in one file: its path, or one for each of its frames."""
+        name = path.relative_to(self.root).as_posix()
+        frames = reader.frames(path, self.reading)
+        return [name] if frames is None else [f"{name}#{frame:04d}" for frame in frames]
+
+    def patient(self, pattern: re.Pattern[str] | None, name: str) -> str:
+        """Return the patient that a file's name tells, hashed if identifiers are.
+
+        Args:
+            pattern: See `group_of`; None takes each file for a patient of its own.
+            name: Path of the file.
+
+        Raises:
+            DataError: If the name does not tell.
+        """
+        found = group_of(pattern, name)
+        return found if pattern is None else self.pseudonyms.of(found)
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms:
+        """What patients and exams are called by."""
+        return Pseudonyms(self.salt if self.identifiers == "hashed" else None)
+
     def read(self, record: Record) -> Image:
         """See `Dataset.read`."""
-        return read_image(self.root / record.sample_id)
+        return reader.read(*self.where(record.sample_id), self.reading)
+
+    def spacing(self, record: Record) -> tuple[float, float] | None:
+        """See `Dataset.spacing`."""
+        return reader.spacing(*self.where(record.sample_id), self.reading)
 
     def files(self, record: Record) -> tuple[Path, ...]:
         """Return the files behind one sample."""
-        return (self.root / record.sample_id,)
+        return (self.where(record.sample_id)[0],)
 
     def fingerprint(self, records: Sequence[Record]) -> str:
-        """Return path, size and time of change of every file."""
-        lines = [str(self.root.resolve())]
+        """Return path, size and time of change of every file, and how it is read."""
+        lines = [str(self.root.resolve()), repr(self.reading)]
+        known: set[Path] = set()
         for record in records:
+            lines.append(record.sample_id)
             for file in self.files(record):
-                try:
-                    stat = file.stat()
-                except OSError:  # reading it will tell
-                    lines.append(f"{file.relative_to(self.root).as_posix()} -")
-                else:
-                    name = file.relative_to(self.root).as_posix()
-                    lines.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
+                if file not in known:  # volumes are the files of many samples
+                    known.add(file)
+                    lines.append(self._state(file))
         return "\n".join(lines)
+
+    def _state(self, file: Path) -> str:
+        name = file.relative_to(self.root).as_posix()
+        try:
+            stat = file.stat()
+        except OSError:  # reading it will tell
+            return f"{name} -"
+        return f"{name} {stat.st_size} {stat.st_mtime_ns}"
 
     def require_root(self) -> None:
         """Refuse a root that is no folder.
@@ -141,34 +198,10 @@ def group_of(pattern: re.Pattern[str] | None, sample_id: str) -> str:
 
 
 def read_image(path: Path) -> Image:
-    """Decode one file to (H, W) grey or (H, W, 3) colour.
-
-    Grey values of 16 bits lose their lower eight.
+    """Decode one file to (H, W) grey or (H, W, 3) colour of 8 bits, as it says itself.
 
     Raises:
-        DataError: If the file is no image, is truncated, is a decompression bomb, or has grey
-            values without a known range.
+        DataError: If it cannot be decoded.
     """
-    remedy = "repair or remove the file, or leave such files out with dataset.on_error=skip"
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"'{path}' is not an image file", remedy=remedy)
-    try:
-        with PILImage.open(path) as image:
-            # Pillow would cut these off at 255 instead of scaling them
-            if image.mode.startswith("I;16"):
-                return (np.asarray(image) >> 8).astype(np.uint8)
-            if image.mode in {"I", "F"}:
-                raise DataError(
-                    f"image '{path}' has 32 bits for each pixel, and their range is unknown",
-                    remedy="convert it to 8 or 16 bits, or leave such files out with"
-                    " dataset.on_error=skip",
-                )
-            return np.asarray(image.convert("L" if image.mode in {"L", "1", "LA"} else "RGB"))
-    except FileNotFoundError:
-        raise DataError(f"image '{path}' does not exist", remedy=remedy) from None
-    except UnidentifiedImageError:
-        raise DataError(
-            f"'{path}' is not an image, whatever its name says", remedy=remedy
-        ) from None
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise DataError(f"image '{path}' cannot be decoded: {error}", remedy=remedy) from None
+    image = reader.read(path, None, Reading())
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)

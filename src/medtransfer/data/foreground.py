@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ def recorder(
     """Open the files of an annotation in the entry of a cache.
 
     Args:
-        annotation: Masks or boxes; of a class nothing is written.
+        annotation: Masks or boxes; of classes and labels nothing is written.
         dataset: Where they come from.
         count: How many samples there are at most.
         folder: The entry.
@@ -62,7 +61,7 @@ def recorder(
     Yields:
         What takes one sample after another.
     """
-    if annotation == "class":
+    if annotation not in {"mask", "boxes"}:
         yield lambda _record, _size: []
         return
     kind = _masks if annotation == "mask" else _boxes
@@ -80,7 +79,7 @@ def recorder(
     (folder / "foreground.json").write_text(index, encoding="utf-8")
 
 
-def load(folder: Path, annotation: Literal["mask", "boxes"], names: tuple[str, ...]) -> Foreground:
+def load(folder: Path, annotation: Annotation, names: tuple[str, ...]) -> Foreground:
     """Return what `recorder` has written."""
     index = json.loads((folder / "foreground.json").read_text(encoding="utf-8"))
     count = len(index["hashes"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NotRequired, Required, TypedDict, cast
+from typing import Any, Literal, NotRequired, Required, TypedDict, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from medtransfer.data.base import Annotation, Dataset, DataSpec
 from medtransfer.data.decoded import Decoded, decode
-from medtransfer.data.sampling import EpochSampler, InOrder
-from medtransfer.data.splits import Division, divide, subset
+from medtransfer.data.dividing import divided, require_whole_exams, strata_of
+from medtransfer.data.sampling import EpochSampler, InOrder, WholeExams
+from medtransfer.data.splits import Division, subset
 from medtransfer.data.transforms import Transform, augmented
 from medtransfer.errors import DataError, Note
 from medtransfer.seeding import derive
@@ -40,14 +41,20 @@ class Truth(TypedDict, total=False):
 class Batch(Truth):
     """What a task receives.
 
-    Keys: `target` (N,) int64; `index` (N,) int64, the position of each sample in
-    `Data.decoded.records`; `image` (N, C, H, W) float32 in [0, 1], or what was computed from it
-    before: `embedding` (N, D) float32, or `levels`, the pyramid: (N, C_i, H_i, W_i) float32, fine
-    to coarse.
+    Keys: `target` (N,) int64, of labels (N, L) with `UNKNOWN`; `index` (N,) int64, the position of
+    each sample in `Data.decoded.records`; `image` (N, C, H, W) float32 in [0, 1], or what was
+    computed from it before: `embedding` (N, D) float32, or `levels`, the pyramid:
+    (N, C_i, H_i, W_i) float32, fine to coarse.
+
+    A batch of exams holds the N images of all of them, those of one exam after those of another,
+    and besides `exam` (N,) int64, which of the batch's exams each is of, counted from 0, and `view`
+    (N,) int64, its position in `DataSpec.views`, -1 where training has no such view.
     """
 
     target: Required[Tensor]
     index: Required[Tensor]
+    exam: NotRequired[Tensor]
+    view: NotRequired[Tensor]
     image: NotRequired[Tensor]
     embedding: NotRequired[Tensor]
     levels: NotRequired[list[Tensor]]
@@ -75,7 +82,13 @@ class Data:
 
     @classmethod
     def open(
-        cls, dataset: Dataset, annotation: Annotation = "class", *, cache: Path, seed: int
+        cls,
+        dataset: Dataset,
+        annotation: Annotation = "class",
+        *,
+        cache: Path,
+        seed: int,
+        waived: Collection[str] = (),
     ) -> Data:
         """Decode, divide and subset a dataset; its notes are shown as warnings.
 
@@ -84,38 +97,39 @@ class Data:
             annotation: What is learned of them.
             cache: Folder of all caches.
             seed: The trial's seed.
+            waived: Codes of the leaks that are put up with.
 
         Raises:
             DataError: If the data cannot be used; nothing has been computed from them yet.
+            LeakageError: If a given division cuts through a patient and that is not waived.
         """
         decoded = decode(dataset, cache, annotation)
-        groups = [record.group_id for record in decoded.records]
-        targets = [record.target for record in decoded.records]
-        ids = [record.sample_id for record in decoded.records]
-        division = divide(
-            dataset.split,
-            ids,
-            groups,
-            targets,
-            decoded.class_names,
-            lists=_readable(dataset.lists(), ids),
-        )
+        division = divided(decoded, dataset, annotation, waived=waived)
+        records = decoded.records
         train = subset(
             division.train,
-            groups,
-            targets,
+            [record.group_id for record in records],
+            strata_of(decoded, annotation),
             fraction=dataset.fraction,
             shots=dataset.shots,
             seed=seed,
         )
-        names, counts = decoded.class_names, np.bincount([targets[i] for i in train])
-        if decoded.foreground is not None:
+        names = decoded.class_names
+        if annotation == "exam":
+            require_whole_exams(records)
+            exams = {records[i].exam_id: records[i].target for i in train}
+            counts = np.bincount([*exams.values()], minlength=len(names))
+        elif annotation == "labels":
+            counts = (np.asarray([records[i].labels for i in train]) == 1).sum(axis=0)
+        elif decoded.foreground is not None:
             names, counts = decoded.foreground.names, decoded.foreground.shows[train].sum(axis=0)
-            if not counts.any():
-                raise DataError(
-                    f"none of the {len(train)} training images shows any of {', '.join(names)}",
-                    remedy="check where the annotation lies, or divide otherwise",
-                )
+        else:
+            counts = np.bincount([records[i].target for i in train], minlength=len(names))
+        if not counts.any():
+            raise DataError(
+                f"none of the {len(train)} training images shows any of {', '.join(names)}",
+                remedy="check where the annotation lies, or divide otherwise",
+            )
         for note in dataset.notes():
             warnings.warn(Note(note), stacklevel=2)
         spec = DataSpec(
@@ -126,13 +140,50 @@ class Data:
             data_hash=decoded.data_hash,
             split_hash=division.hash,
             annotation=annotation,
+            views=tuple(sorted({records[i].view for i in division.train})),
         )
         return cls(decoded, division, train, spec, seed, dataset.identity)
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
-        """Class index of every sample, (n,)."""
+        """Class index of every sample, (n,), or its labels, (n, L)."""
+        if self.spec.annotation == "labels":
+            return np.asarray([record.labels for record in self.decoded.records], dtype=np.int64)
         return np.asarray([record.target for record in self.decoded.records], dtype=np.int64)
+
+    @cached_property
+    def exams(self) -> NDArray[np.int64]:
+        """For every sample the index of the first sample of its exam, (n,)."""
+        first: dict[str, int] = {}
+        records = enumerate(self.decoded.records)
+        return np.asarray([first.setdefault(r.exam_id, i) for i, r in records], dtype=np.int64)
+
+    @cached_property
+    def members(self) -> dict[int, NDArray[np.int64]]:
+        """The samples of each exam, by its first."""
+        order = np.argsort(self.exams, kind="stable")
+        firsts, starts = np.unique(self.exams[order], return_index=True)
+        return dict(zip(firsts.tolist(), np.split(order, starts[1:]), strict=True))
+
+    @cached_property
+    def view_of(self) -> NDArray[np.int64]:
+        """For every sample the position of its view among those of training, or -1, (n,)."""
+        place = {name: k for k, name in enumerate(self.spec.views)}
+        views = [place.get(record.view, -1) for record in self.decoded.records]
+        return np.asarray(views, dtype=np.int64)
+
+    def cases(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return of samples what is judged: each by itself, or the first one of each exam."""
+        return np.unique(self.exams[indices]) if self.spec.annotation == "exam" else indices
+
+    def batches(
+        self, sampler: EpochSampler | InOrder, batch_size: int, *, drop_last: bool = False
+    ) -> dict[str, Any]:
+        """Return a loader's arguments that make batches of so many cases."""
+        if self.spec.annotation != "exam":
+            return {"sampler": sampler, "batch_size": batch_size, "drop_last": drop_last}
+        whole = WholeExams(sampler, self.members, batch_size=batch_size, drop_last=drop_last)
+        return {"batch_sampler": whole}
 
     def train_loader(
         self,
@@ -143,18 +194,18 @@ class Data:
         sampler: Literal["shuffle", "balanced"],
     ) -> DataLoader[Batch]:
         """Return shuffled, augmented batches of the training subset."""
+        cases = self.cases(self.train)
         weights = None
         if sampler == "balanced":
-            weights = 1 / np.bincount(self.targets[self.train])[self.targets[self.train]]
+            weights = 1 / np.bincount(self.targets[cases])[self.targets[cases]]
+        order = EpochSampler(cases, self.seed, weights)
         return DataLoader(
-            _Samples(self.decoded, self.targets, self.seed, transform),
-            batch_size=batch_size,
-            sampler=EpochSampler(self.train, self.seed, weights),
+            _Samples(self, self.seed, transform),
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
             # a last batch of one sample has no batch statistics
-            drop_last=len(self.train) > batch_size,
+            **self.batches(order, batch_size, drop_last=len(cases) > batch_size),
         )
 
     def loader(
@@ -163,11 +214,10 @@ class Data:
         """Return batches of a split in its own order, as they are; `train` is the subset."""
         indices = self.train if split == "train" else getattr(self.division, split)
         return DataLoader(
-            _Samples(self.decoded, self.targets, self.seed, None),
-            batch_size=batch_size,
-            sampler=InOrder(indices),
+            _Samples(self, self.seed, None),
             num_workers=workers,
             collate_fn=collate,
+            **self.batches(InOrder(self.cases(indices)), batch_size),
         )
 
     def views(
@@ -184,7 +234,7 @@ class Data:
         View v is what a trial of seed 0 sees in epoch v: they are the same for all trials.
         """
         return DataLoader(
-            _Samples(self.decoded, self.targets, 0, transform),
+            _Samples(self, 0, transform),
             batch_size=batch_size,
             sampler=[(view, int(index)) for index in indices for view in range(count)],
             num_workers=workers,
@@ -202,7 +252,7 @@ class Data:
             views: Which view of each, (N,).
             transform: What `views` was given.
         """
-        samples = _Samples(self.decoded, self.targets, 0, transform)
+        samples = _Samples(self, 0, transform)
         keys = zip(views, indices, strict=True)
         batch = collate([samples[int(view), int(index)] for view, index in keys])
         if self.spec.annotation == "mask":
@@ -213,17 +263,15 @@ class Data:
 
 
 class _Samples(TorchDataset[Batch]):
-    def __init__(
-        self,
-        decoded: Decoded,
-        targets: NDArray[np.int64],
-        seed: int,
-        transform: Transform | None,
-    ) -> None:
-        self.images = decoded.images
-        self.masks = decoded.foreground.masks if decoded.foreground else None
-        self.boxes = decoded.foreground.boxes if decoded.foreground else None
-        self.targets = targets
+    def __init__(self, data: Data, seed: int, transform: Transform | None) -> None:
+        foreground = data.decoded.foreground
+        self.images = data.decoded.images
+        self.white = float(np.iinfo(self.images.dtype).max)
+        self.masks = foreground.masks if foreground else None
+        self.boxes = foreground.boxes if foreground else None
+        self.keys = {"target": data.targets}
+        if data.spec.annotation == "exam":
+            self.keys |= {"exam": data.exams, "view": data.view_of}
         self.seed = seed
         self.transform = transform
 
@@ -238,12 +286,14 @@ class _Samples(TorchDataset[Batch]):
                 sample = augmented(self.transform, sample)
         if "mask" in sample:
             sample["mask"] = sample["mask"].long()
-        sample["target"] = torch.tensor(self.targets[index])
+        for name, values in self.keys.items():
+            sample[name] = torch.tensor(values[index])
         sample["index"] = torch.tensor(index)
         return cast("Batch", sample)
 
     def _read(self, index: int) -> dict[str, Tensor]:
-        sample = {"image": torch.from_numpy(np.array(self.images[index])).float().div_(255)}
+        pixels = self.images[index].astype(np.float32)
+        sample = {"image": torch.from_numpy(pixels).div_(self.white)}
         if self.masks is not None:
             sample["mask"] = torch.from_numpy(np.array(self.masks[index]))
         if self.boxes is not None:
@@ -260,14 +310,12 @@ def collate(samples: Sequence[Mapping[str, object]]) -> Batch:
         else default_collate([sample[key] for sample in samples])
         for key in samples[0]
     }
+    if "exam" in batch:
+        batch["exam"] = numbered(cast("Tensor", batch["exam"]))
     return cast("Batch", batch)
 
 
-def _readable(
-    lists: Mapping[str, Sequence[str]] | None, sample_ids: Sequence[str]
-) -> dict[str, list[str]] | None:
-    """Return a dataset's lists without the samples that were skipped."""
-    if lists is None:
-        return None
-    known = set(sample_ids)
-    return {name: [i for i in listed if i in known] for name, listed in lists.items()}
+def numbered(exams: Tensor) -> Tensor:
+    """Return the exams of a batch's images counted from 0, given what tells them apart, (N,)."""
+    _, numbers = torch.unique_consecutive(exams, return_inverse=True)
+    return cast("Tensor", numbers)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from scipy import ndimage
 
 from medtransfer.data.annotations import REMEDY
 from medtransfer.data.base import IGNORED, Boxes, Mask, Record
-from medtransfer.data.files import SUFFIXES, FileDataset, group_of, visible_files
+from medtransfer.data.files import FileDataset, visible_files
+from medtransfer.data.reading.base import NIFTI, SUFFIXES, Reading, stem_of, suffix_of
 from medtransfer.errors import ConfigError, DataError
 
 Value = Annotated[int, Field(ge=0, le=65535)]
@@ -27,6 +28,9 @@ Value = Annotated[int, Field(ge=0, le=65535)]
 @dataclass(frozen=True, kw_only=True)
 class MaskFolder(FileDataset):
     """`root/<images>/**/<name>.<any>` with `root/<masks>/**/<name>.<any>`.
+
+    Of volumes and files of several pages, each slice or page is a sample of one exam and one
+    patient; its mask is the one of the same number.
 
     Attributes:
         images: The images' folder.
@@ -54,6 +58,7 @@ class MaskFolder(FileDataset):
     note: str | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named = [*self.values.values(), self.background, self.ignored]
         known = [value for value in named if value is not None]
         if not self.values or len(self.values) >= IGNORED or len(set(known)) < len(known):
@@ -73,8 +78,12 @@ class MaskFolder(FileDataset):
                 f"folder '{self.root / self.images}' is empty", remedy="add images to it"
             )
         self.inside(self.masks, "masks")
-        ids = [file.relative_to(self.root).as_posix() for file in files]
-        return ("image",), [Record(i, group_of(self.group, i), i, 0) for i in ids]
+        records = []
+        for file in files:
+            name = file.relative_to(self.root).as_posix()
+            patient = self.patient(self.group, name)
+            records += [Record(i, patient, name, 0) for i in self.frame_ids(file)]
+        return ("image",), records
 
     def foreground(self) -> tuple[str, ...]:
         """See `Dataset.foreground`."""
@@ -89,7 +98,7 @@ class MaskFolder(FileDataset):
                 f" '{self._stem(record)}.*'",
                 remedy=REMEDY,
             )
-        raw = read_mask(file)
+        raw = read_mask(file, self.where(record.sample_id)[1], self.reading)
         mask = np.zeros(raw.shape, dtype=np.uint8)
         known = np.zeros(raw.shape, dtype=np.bool_)
         codes = [(self.background, 0), (self.ignored, IGNORED)]
@@ -142,8 +151,8 @@ class MaskFolder(FileDataset):
         return () if self.note is None else (self.note,)
 
     def _stem(self, record: Record) -> str:
-        image = Path(record.sample_id).relative_to(self.images)
-        return image.with_suffix("").as_posix()
+        image, _ = self.where(record.sample_id)
+        return stem_of(image.relative_to(self.root / self.images))
 
     def _file(self, record: Record) -> Path | None:
         return self._masks.get(self._stem(record))
@@ -153,9 +162,9 @@ class MaskFolder(FileDataset):
         folder = self.inside(self.masks, "masks")
         found: dict[str, Path] = {}
         for file in visible_files(folder):
-            if file.suffix.lower() not in SUFFIXES:
+            if suffix_of(file) not in SUFFIXES:
                 continue
-            stem = file.relative_to(folder).with_suffix("").as_posix()
+            stem = stem_of(file.relative_to(folder))
             if stem in found:
                 raise DataError(
                     f"masks '{found[stem]}' and '{file}' are of one image",
@@ -165,19 +174,27 @@ class MaskFolder(FileDataset):
         return found
 
 
-def read_mask(path: Path) -> NDArray[np.int64]:
+def read_mask(
+    path: Path, frame: int | None = None, reading: Reading | None = None
+) -> NDArray[np.int64]:
     """Read the values of a mask, (H, W); those of a palette are its indices.
+
+    Args:
+        path: The file.
+        frame: Number of the slice or page; None for a file of one mask.
+        reading: How volumes are cut.
 
     Raises:
         DataError: If the file cannot be read or is in colour.
     """
-    try:
-        with PILImage.open(path) as image:
-            values = np.asarray(image.convert("L") if image.mode == "1" else image)
-    except UnidentifiedImageError:
-        raise DataError(f"mask '{path}' is not an image", remedy=REMEDY) from None
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise DataError(f"mask '{path}' cannot be decoded: {error}", remedy=REMEDY) from None
+    if suffix_of(path) in NIFTI:
+        from medtransfer.data.reading import nifti
+
+        values = nifti.values(path, frame, reading or Reading())
+        if (np.rint(values) == values).all():  # programs save classes as fractions too
+            values = values.astype(np.int64)
+    else:
+        values = _picture(path, frame)
     if values.ndim == 3:
         # an opacity is no class
         values = values[..., : 1 if values.shape[2] == 2 else 3]
@@ -190,3 +207,18 @@ def read_mask(path: Path) -> NDArray[np.int64]:
     if not np.issubdtype(values.dtype, np.integer):
         raise DataError(f"mask '{path}' has values that are no whole numbers", remedy=REMEDY)
     return values.astype(np.int64)
+
+
+def _picture(path: Path, frame: int | None) -> NDArray[Any]:
+    """Return the values of one page as they are stored, (H, W) or (H, W, C)."""
+    try:
+        with PILImage.open(path) as image:
+            if frame is not None:
+                image.seek(frame)
+            return np.asarray(image.convert("L") if image.mode == "1" else image)
+    except UnidentifiedImageError:
+        raise DataError(f"mask '{path}' is not an image", remedy=REMEDY) from None
+    except EOFError:
+        raise DataError(f"mask '{path}' has no page {frame}", remedy=REMEDY) from None
+    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+        raise DataError(f"mask '{path}' cannot be decoded: {error}", remedy=REMEDY) from None

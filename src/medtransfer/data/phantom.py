@@ -29,7 +29,7 @@ class Phantom(Dataset):
         data_seed: Seed of the scenes, apart from the split's and the trial's.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"class", "boxes", "mask", "exam"})
+    provides: ClassVar[frozenset[str]] = frozenset({"class", "labels", "exam", "mask", "boxes"})
 
     patients: Annotated[int, Field(ge=9)]
     images: Annotated[int, Field(ge=1)]
@@ -47,14 +47,22 @@ class Phantom(Dataset):
         """See `Dataset.records`; the class of a patient follows from its number."""
         names = scenes.CLASS_NAMES
         return names, [
-            Record(f"patient{p:05d}_view{v}", f"patient{p:05d}", f"patient{p:05d}", p % len(names))
-            for p in range(self.patients)
+            Record(
+                *(f"{name}_view{v}", name, name, p % len(names)),
+                labels=(int(p % len(names) > 0), int(p % len(names) > 1)),
+                view=f"view{v}",
+            )
+            for p, name in ((p, f"patient{p:05d}") for p in range(self.patients))
             for v in range(self.images)
         ]
 
     def read(self, record: Record) -> Image:
         """See `Dataset.read`."""
         return self._scene(record).image
+
+    def labels(self) -> tuple[str, ...]:
+        """See `Dataset.labels`: whether there is a lesion, and whether it is malignant."""
+        return ("lesion", "malignant")
 
     def foreground(self) -> tuple[str, ...]:
         """See `Dataset.foreground`: a lesion is of its patient's class."""

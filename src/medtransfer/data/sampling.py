@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +53,43 @@ class InOrder(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((0, int(i)) for i in self.indices)
+
+
+class WholeExams(Sampler[list[tuple[int, int]]]):
+    """Yields batches of exams: the keys of all images of one exam after those of another.
+
+    Args:
+        sampler: Yields (epoch, index), the index being of an exam's first image.
+        members: The images of each exam, by its first.
+        batch_size: Exams in a batch.
+        drop_last: Whether a last batch of fewer is left out.
+    """
+
+    def __init__(
+        self,
+        sampler: EpochSampler | InOrder,
+        members: Mapping[int, NDArray[np.int64]],
+        *,
+        batch_size: int,
+        drop_last: bool,
+    ) -> None:
+        self.sampler = sampler
+        self.members = members
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch: list[tuple[int, int]] = []
+        exams = 0
+        for epoch, first in self.sampler:
+            batch += [(epoch, int(index)) for index in self.members[first]]
+            exams += 1
+            if exams == self.batch_size:
+                yield batch
+                batch, exams = [], 0
+        if batch and not self.drop_last:
+            yield batch

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from medtransfer.data.annotations import REMEDY
 from medtransfer.data.base import Boxes, Record
-from medtransfer.data.files import FileDataset, group_of, require_inside, visible_files
+from medtransfer.data.files import FileDataset, require_inside, visible_files
 from medtransfer.data.splits import SPLITS
 from medtransfer.errors import ConfigError, DataError
 
@@ -61,7 +61,7 @@ class Voc(FileDataset):
             raise DataError(
                 f"folder '{self.root / self.images}' is empty", remedy="add images to it"
             )
-        return ("image",), [Record(i, group_of(self.group, i), i, 0) for i in ids]
+        return ("image",), [Record(i, self.patient(self.group, i), i, 0) for i in ids]
 
     def foreground(self) -> tuple[str, ...]:
         """See `Dataset.foreground`."""

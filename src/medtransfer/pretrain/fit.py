@@ -73,7 +73,10 @@ def prepare(config: PretrainConfig) -> Prepared:
     images = None
     if config.dataset is not None:
         dataset = make(config.dataset, Dataset)
-        images = Images(Data.open(dataset, cache=config.paths.cache, seed=config.seed), config.seed)
+        data = Data.open(
+            dataset, cache=config.paths.cache, seed=config.seed, waived=config.audit.waive
+        )
+        images = Images(data, config.seed)
     material = source.material(images)
     known = material.describe()
     near = known.get("data_hash", ""), known.get("split_hash", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -43,13 +43,16 @@ class ClassicHead(Solved):
     C: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
     max_features: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
     trees: Annotated[int, Field(ge=1)]
+    outputs: int = field(init=False, repr=False)
+    """Number of classes, once set up."""
 
     def begin(self, model: nn.Module) -> None:
-        """See `Strategy.begin`: the head that was drawn gives way."""
+        """See `Strategy.begin`: the head that was drawn gives way; what pools exams stays."""
         size: int = model.backbone.embedding_size  # type: ignore[assignment, union-attr]
         with torch.no_grad():
             outputs = model.get_submodule("head").eval()(torch.zeros(1, size))
-        model.head = Fitted(outputs.shape[1])
+        self.outputs = outputs.shape[1]
+        _place(model, Fitted(self.outputs))
 
     def trainable(self, model: nn.Module) -> set[str]:  # noqa: ARG002
         """See `Strategy.trainable`; nothing of such a head is a parameter."""
@@ -65,8 +68,6 @@ class ClassicHead(Solved):
     ) -> dict[str, Any]:
         """See `Solved.fit_head`."""
         require_two_classes(targets)
-        assert isinstance(model.head, Fitted)
-        outputs = len(model.head.weights)
         candidates: dict[str, list[dict[str, Any]]] = {
             "knn": [{"neighbours": k} for k in self.neighbours if k <= len(targets)],
             "svm": [{"C": c} for c in self.C],
@@ -83,15 +84,21 @@ class ClassicHead(Solved):
         seed = torch.initial_seed() % 2**32
 
         def solve(candidate: dict[str, Any]) -> tuple[dict[str, Any], Fitted]:
-            head = Fitted(outputs)
+            head = Fitted(self.outputs)
             settings = {"kind": self.kind, "seed": seed, **candidate}
             head.fit(features, targets, weights, settings)
             return candidate, head
 
         def use(found: tuple[dict[str, Any], Fitted]) -> None:
-            model.head = found[1]
+            _place(model, found[1])
 
         return best(map(solve, candidates[self.kind]), use, score)[0]
+
+
+def _place(model: nn.Module, head: Fitted) -> None:
+    """Put a solved head in its place: a head that pools exams has one for it."""
+    owner, name = (model.head, "classifier") if hasattr(model.head, "pool") else (model, "head")
+    setattr(owner, name, head)
 
 
 class Fitted(nn.Module):

@@ -127,6 +127,13 @@ class Task(pl.LightningModule, ABC):
         """
         return None
 
+    def require_metric(self, metric: str) -> None:
+        """Refuse a metric, by its name without prefix, that there is not for these data or keys.
+
+        Raises:
+            ConfigError: If validation will not give it.
+        """
+
     @property
     def whole(self) -> bool:
         """Whether images are looked at whole, so that features of them can stand in for them."""

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import (
     multiclass_auroc,
     multiclass_average_precision,
     multiclass_calibration_error,
+    multiclass_cohen_kappa,
     multiclass_f1_score,
     multiclass_matthews_corrcoef,
 )
@@ -24,6 +25,7 @@ from torchmetrics.functional.classification import (
 from medtransfer.backbones.base import Backbone
 from medtransfer.data.base import Annotation
 from medtransfer.data.loading import Batch, Data
+from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head, VectorHead
 from medtransfer.tasks.base import Direction, Stage, Task
 from medtransfer.tasks.examples import Case, Examples
@@ -41,7 +43,11 @@ DIRECTIONS: dict[str, Direction] = {
     "loss": "min",
     "sensitivity": "max",
     "specificity": "max",
+    "quadratic_kappa": "max",
+    "mae": "min",
 }
+OF_TWO = ("sensitivity", "specificity")
+OF_GRADES = ("quadratic_kappa", "mae")
 SHOWN = 9  # cases in a picture
 
 
@@ -53,6 +59,15 @@ class Classification(Task):
     precision and F1 are macro averages, one class against the rest. A class without cases has no
     AUROC and no recall; averages are over those that have. The Brier score lies in [0, 1] for two
     classes and in [0, 2] for more, as scikit-learn has it.
+
+    Args:
+        ordinal: Whether the classes are grades, in their order. It adds `quadratic_kappa`, the
+            agreement beyond chance with squared distances (Cohen 1968), and `mae`, by how many
+            grades the likeliest one is off in the mean; nothing else changes.
+        **parts: See `Task`.
+
+    Raises:
+        ConfigError: If there are fewer than three grades.
     """
 
     requires: ClassVar[Annotation] = "class"
@@ -61,8 +76,15 @@ class Classification(Task):
     head_base: ClassVar[type[Head]] = VectorHead
     loss_base: ClassVar[type[nn.Module] | None] = ClassLoss
 
-    def __init__(self, **parts: Any) -> None:
+    def __init__(self, *, ordinal: bool = False, **parts: Any) -> None:
         super().__init__(**parts)
+        classes = len(self.spec.class_names)
+        if ordinal and classes < 3:
+            raise ConfigError(
+                f"task.ordinal=true wants three grades or more, and there are {classes} classes",
+                remedy="task.ordinal=false",
+            )
+        self.ordinal = ordinal
         # chosen on validation data, part of the model from then on
         self.register_buffer("threshold", torch.tensor(0.5))
 
@@ -70,6 +92,20 @@ class Classification(Task):
     def direction(cls, metric: str) -> Direction:
         """See `Task.direction`."""
         return DIRECTIONS[cls.known(metric, DIRECTIONS)]
+
+    def require_metric(self, metric: str) -> None:
+        """See `Task.require_metric`."""
+        classes = len(self.spec.class_names)
+        if metric in OF_GRADES and not self.ordinal:
+            raise ConfigError(
+                f"metric '{metric}' is of grades, and the classes are not said to be in order",
+                remedy="task.ordinal=true, if they are, or another trainer.selection.metric",
+            )
+        if metric in OF_TWO and classes != 2:
+            raise ConfigError(
+                f"metric '{metric}' is of two classes, and there are {classes}",
+                remedy="choose another trainer.selection.metric",
+            )
 
     @classmethod
     def head_arguments(cls, backbone: Backbone, data: Data) -> dict[str, Any]:
@@ -83,12 +119,7 @@ class Classification(Task):
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task.step`; keeps `scores`, the probabilities (N, K), and `target`."""
         logits = self.head(self.embedding(batch)).float()
-        kept = {
-            "index": batch["index"],
-            "scores": logits.softmax(1),
-            "target": batch["target"],
-            "nll": torch.nn.functional.cross_entropy(logits, batch["target"], reduction="none"),
-        }
+        kept = {"index": batch["index"], **judged(logits, batch["target"])}
         return self.loss(logits, batch["target"]), kept
 
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
@@ -129,6 +160,10 @@ class Classification(Task):
                 "ece": multiclass_calibration_error(scores, target, classes),
                 "mcc": multiclass_matthews_corrcoef(scores, target, classes),
             }
+        if self.ordinal:
+            called = scores.argmax(1)
+            kappa = multiclass_cohen_kappa(called, target, classes, weights="quadratic")
+            values |= {"quadratic_kappa": kappa, "mae": (called - target).abs().float().mean()}
         return {name: float(value) for name, value in values.items()}
 
     def columns(self, kept: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
@@ -141,7 +176,7 @@ class Classification(Task):
             **{name: values.float().numpy() for name, values in scores.items()},
         }
 
-    def examples(self, data: Data, kept: Mapping[str, Tensor]) -> Examples:  # noqa: ARG002
+    def examples(self, data: Data, kept: Mapping[str, Tensor]) -> Examples:
         """See `Task.examples`: the surest errors, or the least sure cases where all are right."""
         names, target = self.spec.class_names, kept["target"]
         sureness, predicted = kept["scores"].max(1)
@@ -154,14 +189,33 @@ class Classification(Task):
         for row in rows[:SHOWN].tolist():
             said = f"predicted: {names[predicted[row]]}, {sureness[row]:.2f}"
             words = (f"true: {names[target[row]]}", said)
-            cases.append(Case(int(kept["index"][row]), words))
+            cases.append(self._case(row, words, data, kept))
         return Examples(
             title=f"{errors} of {len(target)} test cases are misclassified",
             note="predicted: the most probable class and its probability",
             groups={heading: cases},
         )
 
+    def _case(
+        self,
+        row: int,
+        words: tuple[str, ...],
+        data: Data,  # noqa: ARG002
+        kept: Mapping[str, Tensor],
+    ) -> Case:
+        """Return one of the cases that were kept, with what is said of it."""
+        return Case(int(kept["index"][row]), words)
+
     def _choose_threshold(self, positive: Tensor, target: Tensor) -> None:
         false_positive_rate, true_positive_rate, thresholds = binary_roc(positive, target)
         best = int((true_positive_rate - false_positive_rate).argmax())
         self.get_buffer("threshold").fill_(thresholds[best].clamp(0, 1))
+
+
+def judged(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Return what metrics are computed from: `scores`, `target` and `nll`, by case."""
+    return {
+        "scores": logits.softmax(1),
+        "target": target,
+        "nll": torch.nn.functional.cross_entropy(logits, target, reduction="none"),
+    }

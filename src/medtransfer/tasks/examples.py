@@ -23,12 +23,16 @@ class Panel:
         mask: Classes of the pixels.
         boxes: Objects, in pixels of the image.
         scores: Of the boxes, (n,), where they were found by a network.
+        heat: How much each place matters, (h, w) in [0, 1], of the whole image at any resolution.
+        index: Position of the image's record, where it is not that of the case.
     """
 
     heading: str = ""
     mask: Mask | None = None
     boxes: Boxes | None = None
     scores: NDArray[np.float32] | None = None
+    heat: NDArray[np.float32] | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +40,9 @@ class Case:
     """One case.
 
     Attributes:
-        index: Position of its record.
+        index: Position of its record, or of the first one of its exam.
         words: Lines that say how it went.
-        panels: Side by side.
+        panels: Side by side, as many as there is room for.
     """
 
     index: int
@@ -54,12 +58,14 @@ class Examples:
         title: What the cases were chosen by.
         note: How to read them.
         names: Of the classes that masks and boxes mark.
+        heat: What heat maps show.
         groups: Cases under their headings.
     """
 
     title: str
     note: str = ""
     names: tuple[str, ...] = ()
+    heat: str = ""
     groups: Mapping[str, Sequence[Case]] = field(default_factory=dict)
 
 

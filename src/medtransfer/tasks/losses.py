@@ -15,7 +15,7 @@ ClassWeights = Literal["none", "balanced"]
 
 
 class Loss(nn.Module, ABC):
-    """A loss for classes that exclude each other.
+    """A loss that may weigh rare classes up.
 
     Args:
         counts: Training samples of each class.

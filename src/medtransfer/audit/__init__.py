@@ -1,0 +1,1 @@
+"""What in a dataset would make its results untrue: leaks, duplicates, shortcuts."""

@@ -1,0 +1,79 @@
+"""From a decoded dataset to its division."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medtransfer.data.base import Annotation, Dataset, Record
+from medtransfer.data.decoded import Decoded
+from medtransfer.data.splits import Division, divide, strata
+from medtransfer.errors import DataError
+
+
+def divided(
+    decoded: Decoded, dataset: Dataset, annotation: Annotation, *, waived: Collection[str] = ()
+) -> Division:
+    """Divide a dataset as its split says; see `divide`."""
+    return divide(
+        dataset.split,
+        **division_arguments(decoded, dataset, annotation),
+        patients=decoded.patients,
+        exams=[record.exam_id for record in decoded.records],
+        contents=[decoded.contents[record.sample_id] for record in decoded.records],
+        waived=frozenset(waived),
+    )
+
+
+def division_arguments(
+    decoded: Decoded, dataset: Dataset, annotation: Annotation
+) -> dict[str, Any]:
+    """Return what `divide` and `sides` must know of a dataset."""
+    records = decoded.records
+    ids = [record.sample_id for record in records]
+    names = {name for record in records for name in record.attributes}
+    return {
+        "sample_ids": ids,
+        "groups": [record.group_id for record in records],
+        "targets": strata_of(decoded, annotation),
+        "class_names": () if annotation == "labels" else decoded.class_names,
+        "lists": _readable(dataset.lists(), ids),
+        "columns": {name: [r.attributes.get(name, "") for r in records] for name in sorted(names)},
+    }
+
+
+def strata_of(decoded: Decoded, annotation: Annotation) -> list[int]:
+    """Return of each sample what divisions and subsets keep in proportion."""
+    if annotation == "labels":
+        labels = np.asarray([record.labels for record in decoded.records], dtype=np.int64)
+        return [int(stratum) for stratum in strata(labels)]
+    return [record.target for record in decoded.records]
+
+
+def require_whole_exams(records: Sequence[Record]) -> None:
+    """Refuse exams whose images disagree.
+
+    Raises:
+        DataError: If an exam has two classes.
+    """
+    first: dict[str, Record] = {}
+    for record in records:
+        other = first.setdefault(record.exam_id, record)
+        if other.target != record.target:
+            raise DataError(
+                f"images '{other.sample_id}' and '{record.sample_id}' of exam '{record.exam_id}'"
+                " are of two classes",
+                remedy="an exam has one diagnosis: correct it, or choose task=classification",
+            )
+
+
+def _readable(
+    lists: Mapping[str, Sequence[str]] | None, sample_ids: Sequence[str]
+) -> dict[str, list[str]] | None:
+    """Return a dataset's lists without the samples that were skipped."""
+    if lists is None:
+        return None
+    known = set(sample_ids)
+    return {name: [i for i in listed if i in known] for name, listed in lists.items()}
