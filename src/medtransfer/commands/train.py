@@ -125,7 +125,8 @@ def _alone(values: DictConfig) -> _Done:
 
     trial = prepare(config)
     store = open_configured(config)
-    tags = _tags(config, composed, new_id(), ()) | {"metric": trial.model.headline}
+    told = {"metric": trial.model.headline, "notes": json.dumps(trial.data.notes)}
+    tags = _tags(config, composed, new_id(), ()) | told
     label = _label(tags)
     with Reporter(1) as reporter, open_run(store, label, tags) as run:
         log_config(run, composed)

@@ -71,6 +71,7 @@ class Data:
         spec: What the task may know.
         seed: The trial's seed.
         identity: What tells the collection apart from others.
+        notes: What whoever reads results on these data must know.
     """
 
     decoded: Decoded
@@ -79,6 +80,7 @@ class Data:
     spec: DataSpec
     seed: int
     identity: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -130,7 +132,13 @@ class Data:
                 f"none of the {len(train)} training images shows any of {', '.join(names)}",
                 remedy="check where the annotation lies, or divide otherwise",
             )
-        for note in dataset.notes():
+        notes = dataset.notes()
+        if division.dropped:
+            notes += (
+                f"{division.dropped} samples were left out of training or validation: they, or"
+                " others of their patient, lie in a later split too",
+            )
+        for note in notes:
             warnings.warn(Note(note), stacklevel=2)
         spec = DataSpec(
             class_names=names,
@@ -142,7 +150,7 @@ class Data:
             annotation=annotation,
             views=tuple(sorted({records[i].view for i in division.train})),
         )
-        return cls(decoded, division, train, spec, seed, dataset.identity)
+        return cls(decoded, division, train, spec, seed, dataset.identity, notes)
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
