@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medtransfer.data import facts
 from medtransfer.data.base import DataSpec, Record
 from medtransfer.data.decoded import Decoded
 from medtransfer.data.image_folder import ImageFolder
@@ -30,7 +31,16 @@ def make_data(samples, sides=None, identity="Clinic"):
         Record(name, group, group, 0) for name, group in zip(contents, groups, strict=True)
     )
     images = np.zeros((len(records), 1, 8, 8), np.uint8)
-    decoded = Decoded(("a", "b"), records, images, (), contents, "data")
+    decoded = Decoded(
+        class_names=("a", "b"),
+        records=records,
+        patients=tuple(record.group_id for record in records),
+        images=images,
+        facts=np.zeros(len(records), facts.DTYPE),
+        skipped=(),
+        contents=contents,
+        data_hash="data",
+    )
     side = [(sides or {}).get(record.group_id, "train") for record in records]
     indices = {s: np.asarray([i for i, own in enumerate(side) if own == s], int) for s in SPLITS}
     division = Division(**indices, hash="split")
