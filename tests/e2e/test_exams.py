@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image as PILImage
 from sklearn.metrics import roc_auc_score
+
+from hospital import save_dicom
 
 SMALL = (
     *("backbone=timm", "backbone.name=test_resnet", "trainer=quick", "trainer.threads=1"),
@@ -96,6 +99,10 @@ def test_a_sweep_over_exams_ends_in_an_answer_over_exams(cli, list_runs, home):
     (results,) = (home / "reports").glob("*/results.json")
     (contrast,) = json.loads(results.read_text())["contrasts"]
     assert contrast["n_cases"] == 18
+    report = results.with_name("report.md").read_text()
+    pictures = sorted(results.with_name("pictures").glob("*.png"))
+    assert len(pictures) == 2  # one for each arm
+    assert all(f"(pictures/{path.name})" in report for path in pictures)
 
 
 def exams_of(folder: Path, rng: np.random.Generator) -> list[dict[str, str]]:
@@ -185,3 +192,56 @@ def test_a_sweep_over_several_labels_has_intervals_of_the_macro_mean(cli, home):
 def test_grades_have_a_weighted_kappa(trial):
     run = trial(*SMALL, *PHANTOM, "task.ordinal=true", "trainer.selection.metric=quadratic_kappa")
     assert -1 <= run.data.metrics["test/quadratic_kappa"] <= 1
+
+
+@pytest.mark.real_data("busi")
+@pytest.mark.parametrize("strategy", ["feature_extraction", "fine_tuning"])
+def test_exams_of_real_images_from_a_manifest(trial, tmp_path, strategy):
+    """Exams are made up of one to three scans of one class: BUSI names no patients."""
+    root = Path(os.environ["MEDTRANSFER_DATA"], "busi")
+    rows = []
+    for kind in ("benign", "malignant"):
+        names = sorted(path.name for path in (root / kind).glob("*.png"))[:72]
+        exam = 0
+        while names:
+            views = [names.pop() for _ in range(min(len(names), 1 + exam % 3))]
+            rows += [
+                {"image": f"{kind}/{name}", "label": kind, "exam": f"{kind}{exam}"}
+                for name in views
+            ]
+            exam += 1
+    pd.DataFrame(rows).to_csv(tmp_path / "exams.csv", index=False)
+    run = trial(
+        *("task=exam_classification", *SMALL, f"strategy={strategy}", "head.pooling=attention"),
+        *("dataset=csv_manifest", f"dataset.root={root}", f"dataset.file={tmp_path / 'exams.csv'}"),
+        *("dataset.exam=exam", "dataset.image_size=32"),
+    )
+    mode = json.loads(artifact(run, "certificate.json").read_text())["features"]["mode"]
+    assert mode == ("cached" if strategy == "feature_extraction" else "online")
+    with PILImage.open(artifact(run, "pictures/test.png")) as page:
+        assert min(page.size) > 300
+
+
+def test_nothing_of_a_dicom_header_but_what_is_allowed_is_kept(cli, tmp_path, home, list_runs):
+    names = {"PatientName": "Doe^Jane", "PatientBirthDate": "19500101", "AccessionNumber": "A77123"}
+    rows = []
+    for i in range(30):
+        header = {**names, "PatientID": f"MRN{i // 2:05}", "InstitutionName": "Old Hospital"}
+        study = f"1.2.826.0.{i // 2}"
+        save_dicom(tmp_path / "scans" / f"{i}.dcm", seed=i, **header, StudyInstanceUID=study)
+        rows.append({"image": f"{i}.dcm", "label": "no" if i // 2 % 2 else "yes"})
+    pd.DataFrame(rows).to_csv(tmp_path / "scans" / "all.csv", index=False)
+    done = cli(
+        *("train", "-m", "task=exam_classification", *SMALL, "seed=0,1", "trainer.max_epochs=1"),
+        *("dataset=csv_manifest", f"dataset.root={tmp_path / 'scans'}", "dataset.file=all.csv"),
+        *("dataset.image_size=16", "head.pooling=mean"),
+    )
+    assert done.code == 0, done.err
+    exams = [pd.read_parquet(path) for path in home.rglob("predictions/test.parquet")]
+    assert {len(frame) for frame in exams} == {4}  # of two images each, told by the header
+    kept = [path for path in home.rglob("*") if path.is_file() and path.name != "salt"]
+    for path in kept:
+        content = path.read_bytes()
+        for word in (b"Doe^Jane", b"19500101", b"A77123", b"MRN0", b"Old Hospital", b"1.2.826.0."):
+            assert word not in content, path
+    assert not any(word in done.out + done.err for word in ("Doe^Jane", "MRN0", "A77123"))

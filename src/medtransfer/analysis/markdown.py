@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from medtransfer.analysis.grid import where
@@ -20,7 +21,7 @@ from medtransfer.analysis.words import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from medtransfer.analysis.results import Results
 
@@ -30,8 +31,13 @@ _SPECIAL = re.compile(r"[&<>|`*\[\]~$\\]|(?<!\w)_|_(?!\w)|^\s*[#+-]|^\s*\d+[.)]"
 _LEFT, _RIGHT = ":---", "---:"
 
 
-def markdown(results: Results) -> str:
-    """Return the report; names from outside cannot act as Markdown or HTML."""
+def markdown(results: Results, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the report; names from outside cannot act as Markdown or HTML.
+
+    Args:
+        results: What it states.
+        pictures: What each picture file beside the report shows.
+    """
     blocks = [
         f"# {escape(results.study)}",
         escape(results.headline),
@@ -41,6 +47,7 @@ def markdown(results: Results) -> str:
         *(["## Failures", _failures(results)] if results.failures else []),
         *(["## Waivers", _waivers(results)] if results.waivers else []),
         *(["## Notes", _list(results.notes)] if results.notes else []),
+        *(["## Test cases", *_pictures(pictures)] if pictures else []),
         "## How this was computed",
         " ".join(_method(results)),
     ]
@@ -117,6 +124,12 @@ def _failures(results: Results) -> str:
 def _waivers(results: Results) -> str:
     told = "Found in the data, and put up with by whoever ran the study:"
     return f"{told}\n\n{_list(results.waivers)}"
+
+
+def _pictures(pictures: Mapping[str, str]) -> Iterator[str]:
+    for file, told in pictures.items():
+        yield escape(told)
+        yield f"![{escape(told)}]({file})"
 
 
 def _list(items: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from medtransfer.analysis.results import Failure, Results
 from medtransfer.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from medtransfer.analysis.load import Study
@@ -48,15 +49,23 @@ def build(study: Study) -> Results:
     )
 
 
-def write(results: Results, folder: Path) -> list[Path]:
-    """Write `results.json`, `results.csv` and `report.md`, each whole or not at all."""
-    contents = {
-        "results.json": json.dumps(results.as_dict(), indent=2, allow_nan=False) + "\n",
-        "results.csv": _csv(results),
-        "report.md": markdown(results),
-    }
+def write(
+    results: Results, folder: Path, pictures: Callable[[Path], Mapping[str, str]] | None = None
+) -> list[Path]:
+    """Write `results.json`, `results.csv` and `report.md`, each whole or not at all.
+
+    Args:
+        results: What they state.
+        folder: Where to.
+        pictures: Puts pictures of test cases into the folder, and returns what each file shows.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        contents = {
+            "results.json": json.dumps(results.as_dict(), indent=2, allow_nan=False) + "\n",
+            "results.csv": _csv(results),
+            "report.md": markdown(results, {} if pictures is None else pictures(folder)),
+        }
         return [_replace(folder / name, text) for name, text in contents.items()]
     except OSError as error:
         raise StoreError(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medtransfer import console
 from medtransfer.analysis.console import tables
-from medtransfer.analysis.load import load_study
+from medtransfer.analysis.load import Trial, load_study
 from medtransfer.analysis.report import build, write
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+PICTURE = "pictures/test.png"
 
 
 def answer(client: MlflowClient, study: str, out: Path) -> None:
@@ -25,8 +32,9 @@ def answer(client: MlflowClient, study: str, out: Path) -> None:
     Raises:
         StoreError: If there is no such study, or the folder cannot be written.
     """
-    results = build(load_study(client, study))
-    write(results, out)
+    found = load_study(client, study)
+    results = build(found)
+    write(results, out, partial(_pictures, client, found.trials))
     for table in tables(results):
         console.out.print(table)
     for waiver in results.waivers:
@@ -35,3 +43,22 @@ def answer(client: MlflowClient, study: str, out: Path) -> None:
         console.out.print(f"note: {note}", markup=False, highlight=False)
     console.out.print(f"\n{results.headline}\n", markup=False, highlight=False)
     console.say(f"report: {out / 'report.md'}")
+
+
+def _pictures(client: MlflowClient, trials: Sequence[Trial], folder: Path) -> dict[str, str]:
+    """Copy the pictures of each arm's first trial into a folder; return what each file shows."""
+    told: dict[str, str] = {}
+    arms: set[str] = set()
+    for trial in trials:
+        if trial.arm in arms or trial.status != "FINISHED":
+            continue
+        there = {each.path for each in client.list_artifacts(trial.run_id, "pictures")}
+        if PICTURE not in there:
+            continue
+        arms.add(trial.arm)
+        name = f"pictures/{len(arms)}-{re.sub('[^a-z0-9]+', '-', trial.arm.lower()).strip('-')}.png"
+        (folder / "pictures").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.copy(client.download_artifacts(trial.run_id, PICTURE, scratch), folder / name)
+        told[name] = f"{trial.arm}, seed {trial.seed}"
+    return told
