@@ -13,6 +13,9 @@ from PIL import Image as PILImage
 from sklearn.metrics import roc_auc_score
 
 from hospital import save_dicom
+from medtransfer.config import TrainConfig, build
+from medtransfer.data.base import Dataset
+from medtransfer.data.loading import Data
 
 SMALL = (
     *("backbone=timm", "backbone.name=test_resnet", "trainer=quick", "trainer.threads=1"),
@@ -159,6 +162,25 @@ def test_a_column_names_the_sites_to_test_on(trial, manifest):
     split = json.loads(artifact(run, "split.json").read_text())
     tested = {name.partition("_")[0] for name in split["test"]}
     assert tested == {f"{number:02}" for number in range(0, 36, 3)}
+
+
+def test_the_secret_does_not_decide_who_is_tested(compose, manifest, tmp_path):
+    tested = []
+    for number in range(3):
+        salt = f"dataset.salt={tmp_path / f'salt{number}'}"
+        config = compose(*manifest, salt, "dataset.shots=3").typed(TrainConfig)
+        dataset = build(config.dataset, Dataset)
+        data = Data.open(dataset, "exam", cache=tmp_path / "cache", seed=0)
+        records = data.decoded.records
+        # the hashes of the images are all that two secrets leave the same
+        tested.append(
+            [
+                sorted(data.decoded.contents[records[i].sample_id] for i in part)
+                for part in (data.division.test, data.division.val, data.train)
+            ]
+        )
+        assert {r.group_id for r in records}.isdisjoint(f"P-{i}" for i in range(36))
+    assert tested[0] == tested[1] == tested[2]
 
 
 def test_patients_are_not_named_in_what_is_kept(trial, manifest):

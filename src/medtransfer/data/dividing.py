@@ -9,6 +9,7 @@ import numpy as np
 
 from medtransfer.data.base import Annotation, Dataset, Record
 from medtransfer.data.decoded import Decoded
+from medtransfer.data.pseudonyms import is_pseudonym
 from medtransfer.data.splits import Division, divide, strata
 from medtransfer.errors import DataError
 
@@ -36,12 +37,29 @@ def division_arguments(
     names = {name for record in records for name in record.attributes}
     return {
         "sample_ids": ids,
-        "groups": [record.group_id for record in records],
+        "groups": groups_of(decoded),
         "targets": strata_of(decoded, annotation),
         "class_names": () if annotation == "labels" else decoded.class_names,
         "lists": _readable(dataset.lists(), ids),
         "columns": {name: [r.attributes.get(name, "") for r in records] for name in sorted(names)},
     }
+
+
+def groups_of(decoded: Decoded) -> list[str]:
+    """Return of each sample the group by which samples are drawn.
+
+    Draws go through the groups in the order of their names. Pseudonyms follow from a secret that
+    every machine has for itself, and the same seed would draw other patients on each: they give way
+    to what the images tell.
+    """
+    groups = [record.group_id for record in decoded.records]
+    if not any(map(is_pseudonym, set(groups))):
+        return groups
+    least: dict[str, str] = {}
+    contents = [decoded.contents[record.sample_id] for record in decoded.records]
+    for group, content in zip(groups, contents, strict=True):
+        least[group] = min(content, least.get(group, content))
+    return [least[group] for group in groups]
 
 
 def strata_of(decoded: Decoded, annotation: Annotation) -> list[int]:

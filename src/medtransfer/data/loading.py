@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from medtransfer.data.base import Annotation, Dataset, DataSpec
 from medtransfer.data.decoded import Decoded, decode
-from medtransfer.data.dividing import divided, require_whole_exams, strata_of
+from medtransfer.data.dividing import divided, groups_of, require_whole_exams, strata_of
 from medtransfer.data.sampling import EpochSampler, InOrder, WholeExams
 from medtransfer.data.splits import Division, subset
 from medtransfer.data.transforms import Transform, augmented
@@ -110,7 +110,7 @@ class Data:
         records = decoded.records
         train = subset(
             division.train,
-            [record.group_id for record in records],
+            groups_of(decoded),
             strata_of(decoded, annotation),
             fraction=dataset.fraction,
             shots=dataset.shots,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from filelock import FileLock
 from medtransfer.errors import DataError
 
 BYTES = 32  # of a new secret: as many as the hash has
+DIGITS = 12  # of a name
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Pseudonyms:
             return text
         # names of files need not be text in any encoding
         message = text.encode("utf-8", "surrogateescape")
-        return hmac.digest(self._key, message, "sha256").hex()[:12]
+        return hmac.digest(self._key, message, "sha256").hex()[:DIGITS]
 
     def hide(
         self, path: str, identifiers: Iterable[str], spans: Iterable[tuple[int, int]] = ()
@@ -123,3 +125,8 @@ def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             joined.append((first, last))
     return joined
+
+
+def is_pseudonym(name: str) -> bool:
+    """Return whether a name looks like one of `Pseudonyms`."""
+    return re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", name) is not None
