@@ -9,9 +9,10 @@ from PIL import Image as PILImage
 
 from annotated import noise
 from hospital import save_dicom
-from medtransfer.data.files import read_image
 from medtransfer.data.image_folder import ImageFolder
 from medtransfer.data.loading import Data
+from medtransfer.data.reading.base import Reading
+from medtransfer.data.reading.base import read as read_frame
 from medtransfer.data.splits import Split
 from medtransfer.errors import DataError
 
@@ -209,24 +210,17 @@ def test_every_usual_mode_is_read_as_grey_or_colour(tmp_path, mode):
     grey = np.tile(np.arange(0, 256, 16, dtype=np.uint8), (8, 1))
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     PILImage.fromarray(grey).convert(mode).save(path)
-    image = read_image(path)
+    image = read_frame(path, None, Reading())
     assert image.dtype == np.uint8
     assert image.shape == ((8, 16) if mode in {"L", "1", "LA"} else (8, 16, 3))
     if mode != "1":  # which dithers
         assert np.abs(image.reshape(8, 16, -1) - grey[..., None].astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bits_are_scaled_and_not_cut_off(tmp_path, suffix):
-    deep = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    PILImage.fromarray(deep).save(tmp_path / f"x.{suffix}")
-    assert np.array_equal(read_image(tmp_path / f"x.{suffix}"), (deep // 256).astype(np.uint8))
-
-
 def test_values_without_a_known_range_are_refused(tmp_path):
     PILImage.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(DataError, match="32 bits for each pixel"):
-        read_image(tmp_path / "x.tif")
+        read_frame(tmp_path / "x.tif", None, Reading())
 
 
 def truncated(path):
@@ -247,7 +241,7 @@ def truncated(path):
 def test_a_file_that_cannot_be_read_is_named_with_two_ways_out(tmp_path, name, write, message):
     write(tmp_path / name)
     with pytest.raises(DataError, match=message) as caught:
-        read_image(tmp_path / name)
+        read_frame(tmp_path / name, None, Reading())
     assert "remove the file" in caught.value.remedy
     assert "dataset.on_error=skip" in caught.value.remedy
 
@@ -256,4 +250,4 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 100)
     PILImage.new("L", (32, 32)).save(tmp_path / "bomb.png")
     with pytest.raises(DataError, match=r"bomb.png' cannot be decoded.*exceeds limit"):
-        read_image(tmp_path / "bomb.png")
+        read_frame(tmp_path / "bomb.png", None, Reading())

@@ -52,7 +52,7 @@ class Coco(FileDataset):
         """See `Dataset.records`."""
         self.inside(self.images, "images")
         ids = sorted(self._instances.rows)
-        return ("image",), [Record(i, self.patient(self.group, i), i, 0) for i in ids]
+        return ("image",), [Record(i, self.patient_of(self.group, i), i, 0) for i in ids]
 
     def foreground(self) -> tuple[str, ...]:
         """See `Dataset.foreground`."""

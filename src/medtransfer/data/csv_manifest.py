@@ -44,7 +44,7 @@ class CsvManifest(ListedDataset):
     label_columns: str | tuple[str, ...] | None
     separator: str | None
     classes: tuple[str, ...] | None
-    patient: str | None = None  # type: ignore[assignment]  # what finds it elsewhere has its name
+    patient: str | None
     exam: str | None
     view: str | None
     split_column: str | None

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Literal
 
-import numpy as np
-
 from medtransfer.data.base import Dataset, Image, Record
 from medtransfer.data.pseudonyms import Pseudonyms
 from medtransfer.data.reading import base as reader
@@ -62,7 +60,7 @@ class FileDataset(Dataset):
         frames = reader.frames(path, self.reading)
         return [name] if frames is None else [f"{name}#{frame:04d}" for frame in frames]
 
-    def patient(self, pattern: re.Pattern[str] | None, name: str) -> str:
+    def patient_of(self, pattern: re.Pattern[str] | None, name: str) -> str:
         """Return the patient that a file's name tells, hashed if identifiers are.
 
         Args:
@@ -171,7 +169,7 @@ def visible_files(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name[0] != "."]
         found += [Path(parent, name) for name in files if name[0] != "."]
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if path.is_file() or path.is_symlink())
 
 
 def group_of(pattern: re.Pattern[str] | None, sample_id: str) -> str:
@@ -195,13 +193,3 @@ def group_of(pattern: re.Pattern[str] | None, sample_id: str) -> str:
             remedy="mend dataset.group so that it fits every image, or the name",
         )
     return found
-
-
-def read_image(path: Path) -> Image:
-    """Decode one file to (H, W) grey or (H, W, 3) colour of 8 bits, as it says itself.
-
-    Raises:
-        DataError: If it cannot be decoded.
-    """
-    image = reader.read(path, None, Reading())
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)

@@ -81,7 +81,7 @@ class MaskFolder(FileDataset):
         records = []
         for file in files:
             name = file.relative_to(self.root).as_posix()
-            patient = self.patient(self.group, name)
+            patient = self.patient_of(self.group, name)
             records += [Record(i, patient, name, 0) for i in self.frame_ids(file)]
         return ("image",), records
 

@@ -61,7 +61,7 @@ class Voc(FileDataset):
             raise DataError(
                 f"folder '{self.root / self.images}' is empty", remedy="add images to it"
             )
-        return ("image",), [Record(i, self.patient(self.group, i), i, 0) for i in ids]
+        return ("image",), [Record(i, self.patient_of(self.group, i), i, 0) for i in ids]
 
     def foreground(self) -> tuple[str, ...]:
         """See `Dataset.foreground`."""
