@@ -364,7 +364,6 @@ def not_finite(path):
         (changed(PhotometricInterpretation="HSV"), r"x.dcm' has a photometric interpretation"),
         (not_finite, r"x.dcm' has 1 values that are NaN"),
     ],
-    ids=str,
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path, write_to, message):
     path = tmp_path / "x.dcm"
