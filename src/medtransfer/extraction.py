@@ -15,7 +15,8 @@ from medtransfer import machine, transferability
 from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.load import load_backbone
 from medtransfer.backbones.weights import Provenance, Weights
-from medtransfer.config import FrozenConfig, RankConfig, build
+from medtransfer.components import build
+from medtransfer.config import FrozenConfig, RankConfig
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data
 from medtransfer.data.seen import refuse_seen

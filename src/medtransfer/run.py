@@ -20,7 +20,8 @@ from torch import nn
 from medtransfer.app import config_dir
 from medtransfer.backbones.load import load_backbone
 from medtransfer.backbones.weights import Provenance
-from medtransfer.config import TrainConfig, build, check_arguments, locate
+from medtransfer.components import build, check_arguments, locate
+from medtransfer.config import TrainConfig
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data
 from medtransfer.data.seen import refuse_seen

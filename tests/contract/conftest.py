@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.data.base import DataSpec
 from medtransfer.heads.linear import Linear
 from medtransfer.quiet import quiet_libraries

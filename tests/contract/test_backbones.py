@@ -13,7 +13,7 @@ from torch import nn
 from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.encoder import ConvEncoder
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 
 CHOICES = sorted(p.stem for p in (Path(__file__).parents[2] / "conf" / "backbone").glob("*.yaml"))

@@ -8,7 +8,8 @@ import torch
 
 from annotated import SQUARE, write_coco, write_masks, write_voc
 from medtransfer.app import config_dir
-from medtransfer.config import TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import TrainConfig
 from medtransfer.data.base import IGNORED, Boxes, Dataset
 from medtransfer.data.loading import Data
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from medtransfer.app import App
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.certificate import Certificate
-from medtransfer.config import TrainConfig, build, locate
+from medtransfer.components import build, locate
+from medtransfer.config import TrainConfig
 from medtransfer.data.base import DataSpec
 from medtransfer.data.loading import collate
 from medtransfer.quiet import quiet_libraries

@@ -9,7 +9,8 @@ from medtransfer.app import App, config_dir
 from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.weights import Weights
 from medtransfer.commands.catalog import choices
-from medtransfer.config import PretrainConfig, TrainConfig, check_arguments, locate
+from medtransfer.components import check_arguments, locate
+from medtransfer.config import PretrainConfig, TrainConfig
 from medtransfer.data.base import Dataset
 from medtransfer.data.transforms import Transform
 from medtransfer.heads.base import Head

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from medtransfer.config import build, locate
+from medtransfer.components import build, locate
 from medtransfer.errors import ConfigError
 from medtransfer.strategies.base import Strategy
 from medtransfer.strategies.solved import Solved

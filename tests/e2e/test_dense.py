@@ -16,7 +16,8 @@ from torch import nn
 
 from medtransfer.analysis.cases import matrix, values_of
 from medtransfer.app import config_dir
-from medtransfer.config import TrainConfig, locate
+from medtransfer.components import locate
+from medtransfer.config import TrainConfig
 from medtransfer.feed import Feed
 from medtransfer.heads.base import Head
 from medtransfer.heads.segmentation import SegmentationHead

@@ -13,7 +13,8 @@ from PIL import Image as PILImage
 from sklearn.metrics import roc_auc_score
 
 from hospital import save_dicom
-from medtransfer.config import TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import TrainConfig
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data
 

@@ -20,7 +20,8 @@ from medtransfer.backbones.hub import Hub
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.commands import extract
 from medtransfer.commands.rank import Candidate, in_order
-from medtransfer.config import RankConfig, build
+from medtransfer.components import build
+from medtransfer.config import RankConfig
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data, _Samples
 from medtransfer.data.seen import seen

@@ -4,7 +4,8 @@ import pytest
 
 from medtransfer.app import App
 from medtransfer.backbones.weights import Weights
-from medtransfer.config import TrainConfig, build, check, locate
+from medtransfer.components import build, locate
+from medtransfer.config import TrainConfig, check
 from medtransfer.data.base import Dataset
 from medtransfer.data.phantom import Phantom
 from medtransfer.data.transforms import Augment, Transform

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from annotated import noise
-from medtransfer.config import TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import TrainConfig
 from medtransfer.data.base import Dataset
 from medtransfer.data.csv_manifest import CsvManifest
 from medtransfer.data.decoded import decode

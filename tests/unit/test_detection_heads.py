@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from medtransfer.app import config_dir
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.config import build, locate
+from medtransfer.components import build, locate
 from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head
 from medtransfer.heads.detection import DetectionHead

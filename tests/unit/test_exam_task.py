@@ -13,7 +13,7 @@ from torch import nn
 from medtransfer.backbones.encoder import DenseEncoder
 from medtransfer.backbones.pixels import Pixels
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.data.base import DataSpec
 from medtransfer.errors import ConfigError
 from medtransfer.heads.exam import ExamPooling

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.model_selection import LeaveOneGroupOut
 
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.data.splits import SPLITS, Split, divide, merge_groups, sides
 from medtransfer.errors import DataError, LeakageError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 from medtransfer.tasks.losses import CrossEntropy, Focal, Loss
 

@@ -24,7 +24,7 @@ from pydicom.uid import MPEG2MPML, JPEGBaseline8Bit
 from annotated import noise
 from hospital import save_dicom
 from medtransfer.app import App
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.data.base import Dataset
 from medtransfer.data.decoded import decode
 from medtransfer.errors import DataError

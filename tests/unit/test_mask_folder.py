@@ -5,7 +5,8 @@ import pytest
 from PIL import Image as PILImage
 
 from annotated import noise, save_mask, write_masks
-from medtransfer.config import TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import TrainConfig
 from medtransfer.data.base import IGNORED, Dataset
 from medtransfer.data.loading import Data
 from medtransfer.data.mask_folder import read_mask

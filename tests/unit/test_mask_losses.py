@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 from medtransfer.tasks.losses import Loss
 from medtransfer.tasks.mask_losses import MaskLoss

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from medmnist.info import INFO
 
-from medtransfer.config import TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import TrainConfig
 from medtransfer.data import npz
 from medtransfer.data.base import Dataset
 from medtransfer.data.decoded import decode

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 from medtransfer.tasks.schedulers import Constant, Cosine, MultiStep, Scheduler
 

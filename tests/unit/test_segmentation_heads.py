@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 from medtransfer.heads.necks import EvenLevels, Pyramid, canvas, nominal_strides, place
 from medtransfer.heads.segmentation import SegmentationHead

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 from medtransfer.pretrain.base import Source
 from medtransfer.pretrain.simclr import ContrastiveLearner, SimClr, nt_xent

@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 from medtransfer.backbones.pixels import Pixels
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError, DataError
 from medtransfer.heads.linear import Linear
 from medtransfer.strategies.base import Strategy

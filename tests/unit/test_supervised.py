@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medtransfer.backbones.timm import TimmBackbone
-from medtransfer.config import build
+from medtransfer.components import build
 from medtransfer.errors import ConfigError
 from medtransfer.pretrain.base import Source
 from medtransfer.pretrain.supervised import ClassLearner, Supervised

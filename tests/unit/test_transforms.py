@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from medtransfer.config import TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import TrainConfig
 from medtransfer.data.transforms import Augment, Transform
 from medtransfer.errors import ConfigError
 

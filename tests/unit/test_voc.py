@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from annotated import SQUARE, voc_xml, write_voc
-from medtransfer.config import TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import TrainConfig
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data
 from medtransfer.errors import ConfigError, DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.weights import Provenance, Weights
-from medtransfer.config import Component, build
+from medtransfer.components import Component, build
 from medtransfer.errors import ConfigError
 from medtransfer.seeding import seed_part
 

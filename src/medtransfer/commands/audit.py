@@ -14,7 +14,8 @@ from rich.table import Table
 from medtransfer import console
 from medtransfer.app import App, Composed
 from medtransfer.commands.extract import Progress
-from medtransfer.config import DatasetAuditConfig, build
+from medtransfer.components import build
+from medtransfer.config import DatasetAuditConfig
 from medtransfer.console import Reporter
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from medtransfer import console
 from medtransfer.app import App, Composed, Plan
-from medtransfer.config import BaseConfig, TrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import BaseConfig, TrainConfig
 from medtransfer.console import Reporter
 from medtransfer.tracking.runs import Run, flatten, open_run, reason
 from medtransfer.tracking.store import Store, open_store, redact, resolve_uri

@@ -17,7 +17,8 @@ from pytorch_lightning.callbacks import Callback
 from medtransfer import machine
 from medtransfer.backbones import weights
 from medtransfer.backbones.load import load_backbone
-from medtransfer.config import PretrainConfig, build
+from medtransfer.components import build
+from medtransfer.config import PretrainConfig
 from medtransfer.console import Reporter
 from medtransfer.data.base import Dataset
 from medtransfer.data.loading import Data

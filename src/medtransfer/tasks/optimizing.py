@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
-from medtransfer.config import Component, build, check_arguments, locate
+from medtransfer.components import Component, build, check_arguments, locate
 
 LIBRARIES = ("torch.optim",)  # whose classes the group may name directly
 
