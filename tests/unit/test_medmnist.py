@@ -106,7 +106,7 @@ def test_images_are_unpacked_a_few_at_a_time(write, monkeypatch):
     assert peak < 0.25 * found["train_images"].nbytes
 
 
-def test_a_published_file_needs_no_note(write, monkeypatch):
+def test_published_figures_stand_beside_the_published_file_alone(write, monkeypatch):
     import hashlib
 
     file = write(arrays())
@@ -122,7 +122,10 @@ def test_a_published_file_needs_no_note(write, monkeypatch):
     monkeypatch.setitem(INFO["pneumoniamnist"], "MD5", right)
     dataset = medmnist(file)
     assert dataset.official
-    assert dataset.notes() == ()
+    (note,) = dataset.notes()
+    assert "withheld" not in note
+    # Yang et al. 2023, table 3
+    assert "resnet18 at 28 px AUROC 0.944, accuracy 0.854" in note
     assert dataset.identity == "MedMNIST pneumoniamnist"  # the same patients in every size
 
 

@@ -161,7 +161,8 @@ class Task(pl.LightningModule, ABC):
         if penalty is not None:
             values["penalty"] = penalty
         named = {metric_name("train", name): value for name, value in values.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch["index"]))
+        cases = int(batch["exam"][-1]) + 1 if "exam" in batch else len(batch["index"])
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=cases)
         return loss if penalty is None else loss + penalty
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
