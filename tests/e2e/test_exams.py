@@ -184,6 +184,13 @@ def test_the_secret_does_not_decide_who_is_tested(compose, manifest, tmp_path):
     assert tested[0] == tested[1] == tested[2]
 
 
+def test_hashed_names_have_no_order(cli, manifest, list_runs):
+    done = cli("train", *SMALL, *manifest, "dataset.split.kind=ordered")
+    assert done.code == 2
+    assert "dataset.identifiers=plain" in done.err
+    assert not list_runs()
+
+
 def test_patients_are_not_named_in_what_is_kept(trial, manifest):
     run = trial("task=exam_classification", *SMALL, *manifest)
     kept = [path for path in artifact(run, ".").rglob("*") if path.is_file()]

@@ -32,12 +32,17 @@ def division_arguments(
     decoded: Decoded, dataset: Dataset, annotation: Annotation
 ) -> dict[str, Any]:
     """Return what `divide` and `sides` must know of a dataset."""
-    records = decoded.records
+    records, groups = decoded.records, groups_of(decoded)
+    if dataset.split.kind == "ordered" and groups != [record.group_id for record in records]:
+        raise DataError(
+            "split.kind=ordered goes by the names of patients, and these are hashed",
+            remedy="dataset.identifiers=plain, or another dataset.split.kind",
+        )
     ids = [record.sample_id for record in records]
     names = {name for record in records for name in record.attributes}
     return {
         "sample_ids": ids,
-        "groups": groups_of(decoded),
+        "groups": groups,
         "targets": strata_of(decoded, annotation),
         "class_names": () if annotation == "labels" else decoded.class_names,
         "lists": _readable(dataset.lists(), ids),
