@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import ImageColor, ImageDraw, ImageFont, ImageOps
+from PIL import ImageColor, ImageDraw, ImageOps
 from scipy.ndimage import binary_erosion
 
+from medtransfer import canvas
+from medtransfer.canvas import INK, PALE, Picture, below, beside, fit, font, line
 from medtransfer.data.base import IGNORED, Boxes, Mask
 from medtransfer.data.decoded import Decoded
 from medtransfer.tasks.examples import Case, Examples, Panel
@@ -25,9 +25,7 @@ MARGIN = 16
 BETWEEN = 24  # cases
 WITHIN = 4  # a case, and lines of text
 TITLE, HEADING, TEXT, LABEL = 20, 16, 13, 10  # sizes of the font
-LONGEST = 400  # characters that can fit in a line
 
-INK, PALE = "#202020", "#606060"
 DARK = 120  # mean of red, green and blue up to which white is the easier ink to read
 FILL = 0.3  # how much of a class's colour lies on its pixels
 GLOW = 0.6  # how much of the colour of heat lies on the hottest pixels
@@ -35,7 +33,6 @@ HEAT = "inferno"  # matplotlib's name of its colours: brighter is hotter, for an
 # Okabe and Ito's, which the colour-blind can tell apart; on a grey image, so without grey and black
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 
-Picture = PILImage.Image
 Corners = tuple[float, float, float, float]
 
 
@@ -50,15 +47,15 @@ def draw(examples: Examples, decoded: Decoded) -> Picture:
     panels = min(ROW, max(len(case.panels) for case in cases))
     column = panels * (SIDE + WITHIN) - WITHIN
     width = ACROSS * column + (ACROSS - 1) * BETWEEN
-    title = _line(examples.title, width, TITLE)
-    note = [_line(examples.note, width, TEXT, PALE)] if examples.note else []
-    strips = [_below([title, *note, *_legend(cases, examples, width)], 2 * WITHIN)]
+    title = line(examples.title, width, TITLE)
+    note = [line(examples.note, width, TEXT, PALE)] if examples.note else []
+    strips = [below([title, *note, *_legend(cases, examples, width)], 2 * WITHIN)]
     for heading, group in examples.groups.items():
-        strips.append(_line(heading, width, HEADING))
+        strips.append(line(heading, width, HEADING))
         for start in range(0, len(group), ACROSS):
             row = [_case(case, decoded, column) for case in group[start : start + ACROSS]]
-            strips.append(_beside(row, BETWEEN))
-    return ImageOps.expand(_below(strips, 3 * WITHIN), MARGIN, "white")
+            strips.append(beside(row, BETWEEN))
+    return ImageOps.expand(below(strips, 3 * WITHIN), MARGIN, "white")
 
 
 def colour(label: int) -> str:
@@ -70,49 +67,30 @@ def colour(label: int) -> str:
     return f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}"
 
 
-def fit(text: str, width: float, size: int) -> str:
-    """Return a text that is at most `width` pixels long; what is left out of its middle is `…`."""
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
-    # control characters, line ends and bytes that are no text have no glyph
-    text = "".join(each if each.isprintable() else "?" for each in text)
-    font, middle = _font(size), (len(text) + 1) // 2
-    if font.getlength(text) <= width:
-        return text
-    head, tail = text[:middle], text[middle:]
-    while head and font.getlength(f"{head}…{tail}") > width:
-        head, tail = (head[:-1], tail) if len(head) > len(tail) else (head, tail[1:])
-    return f"{head}…{tail}"
-
-
 def _case(case: Case, decoded: Decoded, width: int) -> Picture:
     shown, record = [], decoded.records[case.index]
     for panel in case.panels:
         own = case.index if panel.index is None else panel.index
         shown.append(_panel(panel, decoded.images[own]))
-    rows = [_beside(shown[k : k + ROW], WITHIN) for k in range(0, len(shown), ROW)]
-    panels = _below(rows, WITHIN)
+    rows = [beside(shown[k : k + ROW], WITHIN) for k in range(0, len(shown), ROW)]
+    panels = below(rows, WITHIN)
     exam = any(panel.index is not None for panel in case.panels)
-    name = _line(record.exam_id if exam else record.sample_id, width, TEXT)
-    words = [_line(line, width, TEXT, PALE) for line in case.words]
-    return _below([panels, name, *words], WITHIN)
+    name = line(record.exam_id if exam else record.sample_id, width, TEXT)
+    words = [line(text, width, TEXT, PALE) for text in case.words]
+    return below([panels, name, *words], WITHIN)
 
 
 def _panel(panel: Panel, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Picture:
     """Return an image (C, H, W) at the size of a panel, with its marks."""
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    channels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
-    picture = PILImage.fromarray(np.ascontiguousarray(channels)).convert("RGB")
-    picture = picture.resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
+    picture = canvas.picture(pixels).resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
     if panel.heat is not None:
         picture = _heated(picture, panel.heat)
     if panel.mask is not None:
         picture = _paint(picture, panel.mask)
     if panel.boxes is not None:
         _frame(picture, panel.boxes, panel.scores, SIDE / pixels.shape[-1])
-    heading = [_line(panel.heading, SIDE, TEXT, PALE)] if panel.heading else []
-    return _below([*heading, picture], WITHIN)
+    heading = [line(panel.heading, SIDE, TEXT, PALE)] if panel.heading else []
+    return below([*heading, picture], WITHIN)
 
 
 def _paint(picture: Picture, mask: Mask) -> Picture:
@@ -153,16 +131,16 @@ def _frame(
         pen.rectangle(frames[row], outline=colour(int(boxes.labels[row])), width=2)
     if scores is None:
         return
-    font, taken = _font(LABEL), list[Corners]()
+    length, taken = font(LABEL).getlength, list[Corners]()
     for row in order:
         text = f"{scores[row]:.2f}"
-        place = room(frames[row], font.getlength(text) + 2, taken)
+        place = room(frames[row], length(text) + 2, taken)
         if place is not None:
             taken.append(place)
             fill = colour(int(boxes.labels[row]))
             ink = INK if np.mean(ImageColor.getrgb(fill)) > DARK else "white"
             pen.rectangle(place, fill=fill)
-            pen.text((place[0] + 1, place[1] + LABEL), text, ink, font, anchor="ls")
+            pen.text((place[0] + 1, place[1] + LABEL), text, ink, font(LABEL), anchor="ls")
 
 
 def room(frame: Corners, width: float, taken: Iterable[Corners]) -> Corners | None:
@@ -208,51 +186,17 @@ def _legend(cases: Sequence[Case], examples: Examples, width: int) -> list[Pictu
         if sum(each.width + MARGIN for each in lines[-1]) + entry.width > width:
             lines.append([])
         lines[-1].append(entry)
-    return [_beside(line, MARGIN) for line in lines if line]
+    return [beside(line, MARGIN) for line in lines if line]
 
 
 def _entry(swatch: Picture, text: str, width: int) -> Picture:
     """Return a line of the legend, its text at most so wide."""
     text = fit(text, width, TEXT)
-    words = _line(text, int(_font(TEXT).getlength(text)) + 1, TEXT)
-    return _beside([ImageOps.expand(swatch, (0, 2, 2, 0), "white"), words], WITHIN)
+    words = line(text, int(font(TEXT).getlength(text)) + 1, TEXT)
+    return beside([ImageOps.expand(swatch, (0, 2, 2, 0), "white"), words], WITHIN)
 
 
 def _labels(mask: Mask) -> list[int]:
     """Return the foreground classes that a mask shows."""
     shown = np.unique(mask).tolist()
     return [value - 1 for value in shown if value not in {0, IGNORED}]
-
-
-def _line(text: str, width: int, size: int, ink: str = INK) -> Picture:
-    """Return one line of text, as much of it as there is room for."""
-    picture = PILImage.new("RGB", (width, size + size // 3), "white")
-    shown = fit(text, width, size)
-    ImageDraw.Draw(picture).text((0, size), shown, ink, _font(size), anchor="ls")
-    return picture
-
-
-def _beside(pictures: Sequence[Picture], gap: int) -> Picture:
-    """Return pictures in a row, their tops level."""
-    size = (sum(each.width + gap for each in pictures) - gap, max(p.height for p in pictures))
-    row, x = PILImage.new("RGB", size, "white"), 0
-    for each in pictures:
-        row.paste(each, (x, 0))
-        x += each.width + gap
-    return row
-
-
-def _below(pictures: Sequence[Picture], gap: int) -> Picture:
-    """Return pictures in a column, their left edges level."""
-    size = (max(p.width for p in pictures), sum(each.height + gap for each in pictures) - gap)
-    column, y = PILImage.new("RGB", size, "white"), 0
-    for each in pictures:
-        column.paste(each, (0, y))
-        y += each.height + gap
-    return column
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Pillow's own font knows ASCII alone; this one Latin, Greek, Cyrillic and Arabic too
-    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

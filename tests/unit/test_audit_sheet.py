@@ -5,7 +5,8 @@ import pytest
 from PIL import Image as PILImage
 
 from medtransfer.audit.findings import Audit, Finding
-from medtransfer.audit.sheet import SHOWN, SIDE, fit, sheet
+from medtransfer.audit.sheet import SHOWN, SIDE, sheet
+from medtransfer.canvas import fit
 
 
 def corpus(count=20, channels=1, dtype=np.uint8, labels=(), name="i{}"):

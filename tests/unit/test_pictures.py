@@ -14,9 +14,10 @@ from PIL import ImageColor
 from torch import nn
 
 from medtransfer import drawing
+from medtransfer.canvas import fit, font, line
 from medtransfer.data.base import Boxes, DataSpec
 from medtransfer.data.loading import Data
-from medtransfer.drawing import SIDE, colour, draw, fit, room
+from medtransfer.drawing import SIDE, colour, draw, room
 from medtransfer.heads.suppression import Detections
 from medtransfer.tasks.classification import Classification
 from medtransfer.tasks.detection import Detection
@@ -87,9 +88,9 @@ def test_best_median_and_worst_are_what_they_are_called_and_never_the_same(value
 @given(st.text(st.characters(), max_size=500) | st.sampled_from(ODD), st.integers(14, 300))
 def test_any_text_fits_where_it_is_written(text, width):
     shown = fit(text, width, 13)
-    assert drawing._font(13).getlength(shown) <= width
+    assert font(13).getlength(shown) <= width
     assert shown.isprintable()
-    drawing._line(text, width, 13)
+    line(text, width, 13)
 
 
 def test_a_short_text_is_whole_and_a_long_one_keeps_both_ends():
@@ -98,7 +99,7 @@ def test_a_short_text_is_whole_and_a_long_one_keeps_both_ends():
     assert shown.startswith("first")
     assert shown.endswith("last")
     assert shown.count("…") == 1
-    assert drawing._font(13).getlength(shown) > 180
+    assert font(13).getlength(shown) > 180
 
 
 @pytest.mark.parametrize("name", ODD)
