@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from medtransfer.analysis.detection import (
+from medtransfer.analysis.statistics.average_precision import (
     IOUS,
     Matched,
     ap50,
@@ -171,7 +171,7 @@ def test_many_draws_are_computed_in_parts(monkeypatch):
     rows = matched(*scene(1))
     times = np.random.default_rng(0).integers(0, 3, (50, len(rows.truths)))
     whole = average_precision(rows, times)
-    monkeypatch.setattr("medtransfer.analysis.detection._CELLS", 7)
+    monkeypatch.setattr("medtransfer.analysis.statistics.average_precision._CELLS", 7)
     np.testing.assert_array_equal(average_precision(rows, times), whole)
 
 

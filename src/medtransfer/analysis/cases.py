@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from medtransfer.analysis.stats import CASE_METRICS, Interval, case_values, two_way_interval
+from medtransfer.analysis.statistics.case_values import CASE_METRICS, case_values
+from medtransfer.analysis.statistics.intervals import Interval, two_way_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medtransfer.analysis.load import Study, Trial
-    from medtransfer.analysis.stats import Floats
+    from medtransfer.analysis.statistics.case_values import Floats
 
     Values = Callable[[pd.DataFrame], Floats]
 

@@ -12,7 +12,9 @@ import numpy as np
 from medtransfer.analysis.cases import case_frame, matrix, rare_classes, values_of
 from medtransfer.analysis.grid import Cell, cells, where
 from medtransfer.analysis.results import Arm, Contrast
-from medtransfer.analysis.stats import LOWER_IS_BETTER, Interval, holm, verdict, within_bounds
+from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
+from medtransfer.analysis.statistics.intervals import Interval, within_bounds
+from medtransfer.analysis.statistics.verdicts import holm, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from medtransfer.analysis.detection import Matched, case_values
+from medtransfer.analysis.statistics.average_precision import Matched, case_values
 from medtransfer.errors import StoreError
 
 if TYPE_CHECKING:

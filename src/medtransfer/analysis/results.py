@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from medtransfer.analysis.stats import Over, Verdict
+    from medtransfer.analysis.statistics.intervals import Over
+    from medtransfer.analysis.statistics.verdicts import Verdict
 
 SCHEMA_VERSION = 1
 
@@ -20,7 +21,7 @@ class Arm:
     Args:
         mean: The metric's mean over cases and finished seeds; None where no seed has one.
         lo: Lower end of its 95 % interval; None where there is no interval.
-        over: What the interval covers, see `stats.Interval`.
+        over: What the interval covers, see `intervals.Interval`.
         n_groups: Patients among the cases; equal to `n_cases` where each is its own.
         cost: Mean over the finished seeds of each `cost/` metric.
         failed: Trials that failed or were killed.

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medtransfer import console
-from medtransfer.analysis.console import tables
 from medtransfer.analysis.load import Trial, load_study
-from medtransfer.analysis.report import build, write
+from medtransfer.analysis.report.build import build
+from medtransfer.analysis.report.console import tables
+from medtransfer.analysis.report.write import write
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
-from medtransfer.analysis.detection import IOUS, LIMIT, RECALLS
+from medtransfer.analysis.statistics.average_precision import IOUS, LIMIT, RECALLS
 from medtransfer.errors import DataError
 from medtransfer.heads.suppression import Detections
 

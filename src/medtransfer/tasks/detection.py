@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from medtransfer.analysis.detection import IOUS, match_column, truth_column
+from medtransfer.analysis.statistics.average_precision import IOUS, match_column, truth_column
 from medtransfer.backbones.base import Backbone
 from medtransfer.data.base import Annotation, Boxes
 from medtransfer.data.loading import Batch, Data

@@ -12,7 +12,7 @@ from simulated import FE, FT, changed, study
 from medtransfer.analysis.cases import case_frame, values_of
 from medtransfer.analysis.compare import compare, difference, paired_seeds
 from medtransfer.analysis.grid import cells
-from medtransfer.analysis.stats import two_way_interval
+from medtransfer.analysis.statistics.intervals import two_way_interval
 
 
 def test_an_arm_is_its_mean_over_cases_and_seeds():

@@ -8,13 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from medtransfer.analysis.stats import (
-    case_values,
-    holm,
-    two_way_interval,
-    verdict,
-    within_bounds,
-)
+from medtransfer.analysis.statistics.case_values import case_values
+from medtransfer.analysis.statistics.intervals import two_way_interval, within_bounds
+from medtransfer.analysis.statistics.verdicts import holm, verdict
 
 seeds_of_rng = st.integers(0, 2**32 - 1)
 

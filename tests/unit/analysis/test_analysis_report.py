@@ -8,16 +8,17 @@ import pytest
 from rich.console import Console
 from simulated import FE, FT, ODD, changed, study
 
-from medtransfer.analysis import report
-from medtransfer.analysis.console import tables
 from medtransfer.analysis.load import load_study
-from medtransfer.analysis.markdown import escape, markdown
-from medtransfer.analysis.words import large, megabytes, number, seconds
+from medtransfer.analysis.report.build import build
+from medtransfer.analysis.report.console import tables
+from medtransfer.analysis.report.markdown import escape, markdown
+from medtransfer.analysis.report.words import large, megabytes, number, seconds
+from medtransfer.analysis.report.write import read, write
 from medtransfer.errors import StoreError
 
 
 def line(*arguments, **options):
-    return report.build(study(*arguments, **options)).headline
+    return build(study(*arguments, **options)).headline
 
 
 def printed(results, width=100):
@@ -71,9 +72,9 @@ def test_undecided_after_correction():
 def test_undecided_without_numbers():
     made = study({FE: 1.0, FT: 2.0}, [0])
     single = replace(made, predictions={}.get)
-    assert ", and a single value has no interval" in report.build(single).headline
+    assert ", and a single value has no interval" in build(single).headline
     one_class = replace(made, predictions=lambda run: made.predictions(run).query("target == 1"))
-    assert "no case has a value in all trials" in report.build(one_class).headline
+    assert "no case has a value in all trials" in build(one_class).headline
 
 
 def test_the_question_comes_before_the_two_best_arms():
@@ -106,7 +107,7 @@ def test_other_settings_are_told_from_the_same_side():
         swap = run.replace(FE, "?").replace(FT, FE).replace("?", FT)
         return made.predictions(swap if "'0.1'" in run else run)
 
-    text = report.build(replace(made, predictions=turned)).headline
+    text = build(replace(made, predictions=turned)).headline
     assert text.startswith(f"With dataset.fraction=1: {FT} is better than {FE}")
     assert text.endswith(f" {FT} in 1 other setting: worse.")
 
@@ -117,25 +118,25 @@ def test_one_arm_no_pair_and_nothing():
     )
     made = study({FE: 1.0, FT: 2.0})
     apart = changed(made, lambda t: {"split_hash": t.arm})
-    assert report.build(apart).headline.endswith("; no two arms could be paired.")
+    assert build(apart).headline.endswith("; no two arms could be paired.")
     dead = changed(made, lambda _: {"status": "FAILED", "metrics": {}, "failure": "x"})
-    results = report.build(dead)
+    results = build(dead)
     assert results.headline == "No trial finished with a test AUROC; 6 trials failed."
     assert results.budget["failed"] == len(results.failures) == 6
     assert "No trial finished" in markdown(results)
     assert "Trials without a result" in printed(results)
-    empty = report.build(replace(made, trials=()))
+    empty = build(replace(made, trials=()))
     assert empty.headline == "No trial finished with a test AUROC; 0 trials failed."
     assert markdown(empty)
 
 
 def test_a_report_of_a_real_store(store, tmp_path):
     client, _ = store
-    results = report.build(load_study(client, "sid"))
-    paths = report.write(results, tmp_path / "new" / "report")
+    results = build(load_study(client, "sid"))
+    paths = write(results, tmp_path / "new" / "report")
     assert [path.name for path in paths] == ["results.json", "results.csv", "report.md"]
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(p.name for p in paths)
-    assert report.read(paths[0]) == results
+    assert read(paths[0]) == results
 
     content = json.loads(paths[0].read_text())
     assert set(content) >= {
@@ -171,18 +172,18 @@ def test_a_report_of_a_real_store(store, tmp_path):
 
 
 def test_writing_twice_replaces_and_a_failure_leaves_the_old(tmp_path):
-    results = report.build(study({FE: 1.0, FT: 2.0}))
-    report.write(results, tmp_path)
-    report.write(replace(results, study="second"), tmp_path)
-    assert report.read(tmp_path / "results.json").study == "second"
+    results = build(study({FE: 1.0, FT: 2.0}))
+    write(results, tmp_path)
+    write(replace(results, study="second"), tmp_path)
+    assert read(tmp_path / "results.json").study == "second"
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="--out DIR"):
-        report.write(results, tmp_path / "file")
+        write(results, tmp_path / "file")
 
 
 def test_names_from_outside_are_only_names(store):
     client, _ = store
-    results = report.build(load_study(client, "sid"))
+    results = build(load_study(client, "sid"))
     text = markdown(results)
     assert "<" not in text.replace("<0.001", "")
     assert "\x1b" not in text
@@ -206,7 +207,7 @@ def test_escaping():
 def test_the_markdown_states_all(per_patient):
     axes = [{"dataset.fraction": value} for value in ("0.1", "1")]
     made = study({FE: 1.0, FT: 2.5}, axes=axes, per_patient=per_patient)
-    text = markdown(report.build(made))
+    text = markdown(build(made))
     assert text.startswith("# made up\n\nWith dataset.fraction=1: ")
     for heading in ("## Arms", "## Contrasts", "## How this was computed"):
         assert heading in text
@@ -216,9 +217,9 @@ def test_the_markdown_states_all(per_patient):
 
 def test_the_method_says_what_the_intervals_cover():
     made = study({FE: 1.0, FT: 2.5}, [0])
-    assert "With a single seed" in markdown(report.build(made))
+    assert "With a single seed" in markdown(build(made))
     seeds = replace(study({FE: 1.0, FT: 2.5}), predictions={}.get)
-    assert "covers seeds alone" in markdown(report.build(seeds))
+    assert "covers seeds alone" in markdown(build(seeds))
 
 
 def test_the_tables_fit_a_hundred_columns():
@@ -228,7 +229,7 @@ def test_the_tables_fit_a_hundred_columns():
             ("feature_extraction", "fine_tuning", "probe_then_fine_tune"), start=1
         )
     }
-    text = printed(report.build(study(arms)))
+    text = printed(build(study(arms)))
     assert max(map(len, text.splitlines())) <= 100
     assert "..." not in text
     assert "…" not in text
@@ -243,9 +244,9 @@ def test_the_tables_fit_a_hundred_columns():
 
 
 def test_a_screen_shows_the_best_of_many_arms_against_each_other_one():
-    six = report.build(study({f"arm{k}": 0.2 * k for k in range(1, 7)}))
+    six = build(study({f"arm{k}": 0.2 * k for k in range(1, 7)}))
     assert printed(six).count("versus arm") == 15
-    seven = report.build(study({f"arm{k}": 0.2 * k for k in range(1, 8)}))
+    seven = build(study({f"arm{k}": 0.2 * k for k in range(1, 8)}))
     text = printed(seven)
     assert text.count("versus arm") == 6
     assert text.count("arm7") >= 7
@@ -254,7 +255,7 @@ def test_a_screen_shows_the_best_of_many_arms_against_each_other_one():
 
 def test_a_standalone_trial_is_one_arm(store):
     client, ids = store
-    results = report.build(load_study(client, ids["standalone"]))
+    results = build(load_study(client, ids["standalone"]))
     (row,) = results.arms
     assert (row.over, row.n_seeds, row.n_cases) == ("cases", 1, 120)
     assert row.lo < row.mean < row.hi

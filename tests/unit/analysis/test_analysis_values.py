@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from medtransfer.analysis.stats import CASE_METRICS, case_values, two_way_interval
+from medtransfer.analysis.statistics.case_values import CASE_METRICS, case_values
+from medtransfer.analysis.statistics.intervals import two_way_interval
 from medtransfer.errors import ConfigError
 
 

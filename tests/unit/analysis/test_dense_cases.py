@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medtransfer.analysis.cases import values_of
-from medtransfer.analysis.detection import Matched, ap50, case_values, mean_average_precision
+from medtransfer.analysis.statistics.average_precision import (
+    Matched,
+    ap50,
+    case_values,
+    mean_average_precision,
+)
 
 VALUES = st.one_of(st.just(np.nan), st.floats(0, 1))
 

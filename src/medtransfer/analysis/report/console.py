@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medtransfer.analysis.grid import where
-from medtransfer.analysis.stats import LOWER_IS_BETTER
-from medtransfer.analysis.words import (
+from medtransfer.analysis.report.words import (
     NONE,
     interval,
     large,
@@ -21,6 +20,7 @@ from medtransfer.analysis.words import (
     seconds,
     title,
 )
+from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from medtransfer.analysis.grid import where
-from medtransfer.analysis.stats import BOUNDS, LOWER_IS_BETTER
-from medtransfer.analysis.words import (
+from medtransfer.analysis.report.words import (
     counted,
     interval,
     large,
@@ -19,6 +18,7 @@ from medtransfer.analysis.words import (
     seconds,
     title,
 )
+from medtransfer.analysis.statistics.case_values import BOUNDS, LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -6,15 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medtransfer.analysis.grid import where
-from medtransfer.analysis.stats import ALPHA, LOWER_IS_BETTER
-from medtransfer.analysis.words import counted, evidence, number, plain, probability, title
+from medtransfer.analysis.report.words import counted, evidence, number, plain, probability, title
+from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
+from medtransfer.analysis.statistics.intervals import ALPHA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from medtransfer.analysis.compare import Comparison
     from medtransfer.analysis.results import Arm, Contrast
-    from medtransfer.analysis.stats import Verdict
+    from medtransfer.analysis.statistics.verdicts import Verdict
 
 _QUESTION = ("feature_extraction", "fine_tuning")
 # Below this ratio of training times neither is worth calling faster.

@@ -1,4 +1,4 @@
-"""The report of a study: built from its trials, written as JSON, CSV and Markdown."""
+"""The report of a study, written as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -8,45 +8,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from medtransfer.analysis.compare import compare
-from medtransfer.analysis.headline import headline
-from medtransfer.analysis.markdown import markdown
-from medtransfer.analysis.results import Failure, Results
+from medtransfer.analysis.report.markdown import markdown
+from medtransfer.analysis.results import Results
 from medtransfer.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from medtransfer.analysis.load import Study
-
-
-def build(study: Study) -> Results:
-    """Return everything that a report states about the study."""
-    comparison = compare(study)
-    failures = tuple(
-        Failure(trial.run_id, trial.arm, trial.axes, trial.seed, trial.failure)
-        for trial in study.trials
-        if trial.status in {"FAILED", "KILLED"}
-    )
-    return Results(
-        study=study.name,
-        study_id=study.study_id,
-        metric=study.metric,
-        rope=study.rope,
-        headline=headline(comparison, study.metric, study.rope),
-        arms=comparison.arms,
-        contrasts=comparison.contrasts,
-        failures=failures,
-        budget={
-            "trials": len(study.trials),
-            "finished": sum(trial.status == "FINISHED" for trial in study.trials),
-            "failed": len(failures),
-            "train_seconds": sum(t.cost.get("train_seconds", 0.0) for t in study.trials),
-        },
-        waivers=study.waivers,
-        notes=comparison.notes,
-    )
 
 
 def write(

@@ -1,0 +1,1 @@
+"""What a report shows beyond intervals: curves, calibration, subgroups, worst cases."""
