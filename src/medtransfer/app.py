@@ -26,9 +26,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from hydra_plugins.medtransfer_study.sweeper import StudySweeper, expand
+from hydra_plugins.medtransfer_study.sweeper import StudySweeper, declare, tuners
 from medtransfer.config import Section, check
 from medtransfer.errors import ConfigError
+from medtransfer.study import Declared, spelled_override
+from medtransfer.tuning import AHEAD
 
 C = TypeVar("C", bound=Section)
 
@@ -45,15 +47,17 @@ class Plan:
     """What a multirun will do.
 
     Attributes:
-        jobs: The overrides of each job.
-        swept: The keys that differ between jobs, in order.
-        complete: Whether these are all jobs. A sweeper that decides as it goes, such as Optuna's,
+        jobs: The overrides of each final job. A sweeper that decides as it goes, such as Optuna's,
             shows only what all of its jobs share.
+        swept: The keys that differ between them, in order.
+        tuning: The overrides of jobs that come before; of an adaptive search only the first ones.
+        trials: How many jobs there will be in all; 0 where nobody knows.
     """
 
     jobs: tuple[tuple[str, ...], ...]
     swept: tuple[str, ...]
-    complete: bool
+    tuning: tuple[tuple[str, ...], ...]
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -177,13 +181,24 @@ class App:
             parser = OverridesParser.create(config_loader=self.hydra.config_loader)
             parsed = parser.parse_overrides(given)
             if config.hydra.sweeper._target_ == f"{StudySweeper.__module__}.StudySweeper":
-                return _planned(expand(config, parsed))
+                return self._study(declare(config, parsed))
             if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.BasicSweeper":
                 shared = tuple(str(o.input_line) for o in parsed if not o.is_sweep_override())
                 varied = tuple(o.get_key_element() for o in parsed if o.is_sweep_override())
-                return Plan((shared,), varied, complete=False)
+                return Plan((shared,), varied, (), trials=0)
             (jobs,) = BasicSweeper.split_arguments(parsed, None)
             return _planned(jobs)
+
+    def _study(self, declared: Declared) -> Plan:
+        found = tuners(declared, lambda job: self.compose(job).values)
+        jobs = []
+        for place, tuner in enumerate(found):
+            # what an adaptive sampler draws next nobody knows, but what its first draw is like
+            while (settings := tuner.ask()) is not None:
+                jobs.append(declared.tuning(place, len(tuner.asked) - 1, settings))
+                if declared.sampler not in AHEAD and len(tuner.asked) == 2:
+                    break
+        return _planned(declared.final(), jobs, sum(tuner.trials for tuner in found))
 
     def run(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> Any:
         """Run one job and return what the task returns, or raise what it raises."""
@@ -197,7 +212,8 @@ class App:
 
         self._compose(overrides, RunMode.RUN)  # refuses what Hydra itself would run before the job
         with self._explained(overrides):
-            done = self.hydra.run(self.name, job, list(overrides), with_log_configuration=False)
+            spelled = [spelled_override(each) for each in overrides]
+            done = self.hydra.run(self.name, job, spelled, with_log_configuration=False)
         if raised:
             raise raised[0]
         return done.return_value
@@ -206,14 +222,14 @@ class App:
         """Run the jobs of a sweep, checked before, and return what the tasks return."""
         # Hydra would compose every job once more, only to see whether it can
         with mock.patch.object(Sweeper, "validate_batch_is_legal"):
-            done = self.hydra.multirun(
-                self.name, task, list(overrides), with_log_configuration=False
-            )
+            spelled = [spelled_override(each) for each in overrides]
+            done = self.hydra.multirun(self.name, task, spelled, with_log_configuration=False)
         return [job.return_value for job in _jobs(done)]
 
     def show(self, arguments: Sequence[str]) -> None:
         """Print what Hydra's own flags ask for: `--cfg job`, `--info`, `--shell-completion`."""
         asked = get_args_parser().parse_args(list(arguments))
+        asked.overrides = [spelled_override(each) for each in asked.overrides]
         with self._explained(asked.overrides):
             if asked.cfg is not None:
                 self.hydra.show_cfg(
@@ -228,8 +244,9 @@ class App:
 
     def _compose(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
         with self._explained(overrides):
+            spelled = [spelled_override(each) for each in overrides]
             config = self.hydra.compose_config(
-                self.name, list(overrides), run_mode=mode, with_log_configuration=False
+                self.name, spelled, run_mode=mode, with_log_configuration=False
             )
         if config.hydra.callbacks:
             raise ConfigError(
@@ -289,14 +306,17 @@ class App:
         return sorted(prefix + str(name) for name in node if name != "_target_")
 
 
-def _planned(jobs: Sequence[Sequence[str]]) -> Plan:
+def _planned(
+    jobs: Sequence[Sequence[str]], tuning: Sequence[Sequence[str]] = (), tried: int = 0
+) -> Plan:
     values: dict[str, set[str]] = {}
     for job in jobs:
         for override in job:
             key, _, value = override.partition("=")
             values.setdefault(key, set()).add(value)
     swept = tuple(key for key, found in values.items() if len(found) > 1)
-    return Plan(tuple(tuple(job) for job in jobs), swept, complete=True)
+    before = tuple(tuple(job) for job in tuning)
+    return Plan(tuple(tuple(job) for job in jobs), swept, before, trials=len(jobs) + tried)
 
 
 def _given(hydra: HydraConf | DictConfig) -> list[str]:

@@ -21,6 +21,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from medtransfer.components import ComponentField, config_error
@@ -82,6 +83,7 @@ class TrainerConfig(Budget):
 
     max_epochs: PositiveInt
     max_steps: PositiveInt | None
+    max_seconds: PositiveFloat | None
     validate_every: PositiveInt | None
     sampler: Literal["shuffle", "balanced"]
     checkpoint: Literal["best", "none"]
@@ -119,15 +121,57 @@ class KeptFeaturesConfig(Section):
     max_gb: PositiveFloat
 
 
+class TuningBudget(Section):
+    """What is spent on tuning each cell, an arm under one setting of the axes."""
+
+    trials: NonNegativeInt
+    max_steps: PositiveInt | None
+    seconds: PositiveFloat | None
+
+
+class SearchConfig(Section):
+    """How settings are drawn from a strategy's search space, and given up."""
+
+    sampler: Literal["random", "qmc", "tpe", "gp"]
+    pruner: Literal["median"] | None
+
+
+class Primary(Section):
+    """The one contrast that a study is about; `at` is the setting of the axes, or part of it."""
+
+    a: str
+    b: str
+    at: dict[str, Any] = {}
+
+
 class StudyConfig(Section):
-    """What names a sweep and decides its verdicts."""
+    """What a sweep compares, under which protocol, and what decides its verdicts."""
 
     name: str | None
-    arm: str | None
+    resume: bool
+    dry_run: bool
     arms: dict[str, tuple[str, ...]]
     axes: dict[str, tuple[Any, ...]]
     seeds: PositiveInt | tuple[NonNegativeInt, ...]
+    seed: NonNegativeInt
+    budget: TuningBudget
+    search: SearchConfig
+    primary: Primary | None
     rope: NonNegativeFloat
+    # of one trial, set by the study
+    arm: str | None
+    phase: Literal["tuning", "final"]
+    draw: NonNegativeInt | None
+    tuned: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _primary_is_of_the_arms(self) -> StudyConfig:
+        if self.primary is not None and self.arms:
+            for name in (self.primary.a, self.primary.b):
+                if name not in self.arms:
+                    msg = f"primary names arm '{name}', and the arms are {', '.join(self.arms)}"
+                    raise ValueError(msg)
+        return self
 
 
 class AuditConfig(Section):
@@ -169,6 +213,16 @@ class TrainConfig(LearningConfig):
     strategy: ComponentField
     head: ComponentField
     loss: ComponentField | None = None
+    external: ComponentField | None = None  # stands below dataset, where it is chosen
+
+    @model_validator(mode="before")
+    @classmethod
+    def _external_apart(cls, values: Any) -> Any:
+        dataset = values.get("dataset")
+        if not isinstance(dataset, Mapping) or "external" not in dataset:
+            return values
+        own = {key: value for key, value in dataset.items() if key != "external"}
+        return {**values, "dataset": own, "external": dataset["external"]}
 
 
 class PretrainConfig(LearningConfig):
@@ -206,7 +260,7 @@ class ExtractConfig(FrozenConfig):
     ]
 
 
-class SearchConfig(AuditConfig):
+class AuditSearchConfig(AuditConfig):
     """What an audit looks for besides."""
 
     embeddings: bool
@@ -216,7 +270,7 @@ class SearchConfig(AuditConfig):
 class DatasetAuditConfig(FrozenConfig):
     """The whole configuration of an audit."""
 
-    audit: SearchConfig
+    audit: AuditSearchConfig
 
 
 class RankConfig(FrozenConfig):

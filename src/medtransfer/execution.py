@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from datetime import timedelta
+from typing import Any
 
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import move_data_to_device
@@ -16,24 +16,27 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
 from medtransfer import machine, pictures
+from medtransfer.callbacks import Best, Curve, LastStep, Median, Recorder
 from medtransfer.certificate import Certificate
 from medtransfer.console import Reporter
+from medtransfer.evaluation import evaluate, evaluate_elsewhere, latency_ms
 from medtransfer.feed import Feed, device_of
 from medtransfer.run import Trial
 from medtransfer.seeding import seed_part
 from medtransfer.strategies.base import Score
 from medtransfer.strategies.solved import Solved
-from medtransfer.tasks.base import Task, metric_name
+from medtransfer.tasks.base import metric_name
 from medtransfer.tracking import environment
 from medtransfer.tracking.runs import Run
 
 
-def execute(trial: Trial, run: Run) -> dict[str, float]:
+def execute(trial: Trial, run: Run, others: Sequence[Curve] | None = None) -> dict[str, float]:
     """Train, select and test a prepared trial, and log all of it.
 
     Args:
         trial: What to run.
         run: The open MLflow run.
+        others: Curves of trials whose median this one must reach, or be given up; None: never.
 
     Returns:
         All final metrics, by their full names.
@@ -68,8 +71,12 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
         certificate.chosen = model.strategy_.fit_head(model, *feed.table(), weights, score)
     else:
         best = Best(metric_name("val", trial.metric), trial.mode, frozen=certificate.frozen)
-        trainer = _trainer(trial, settings, [best, Recorder(run), LastStep()])
+        watching: list[Callback] = [best, Recorder(run), LastStep()]
+        median = None if others is None else Median(best.monitor, trial.mode, others)
+        trainer = _trainer(trial, settings, [*watching, *([median] if median else [])])
         trainer.fit(model, feed.train(), feed.ordered("val"))
+        if median is not None:
+            run.tags({"pruned": median.pruned})
         model.load_state_dict(best.state, strict=False)
         epoch = best.epoch
     certificate.verify(model)
@@ -83,18 +90,30 @@ def execute(trial: Trial, run: Run) -> dict[str, float]:
         torch.save({"state_dict": model.state_dict(), "epoch": epoch}, folder / "best.ckpt")
 
     final = {"best/epoch": float(epoch)}
-    final |= _evaluate(trial, run, trainer, feed, "val", prefix="best")
+    final |= evaluate(trial, run, trainer, feed, "val", prefix="best")
     if config.test:
-        run.tags({"test_openings": 1})
-        final |= _evaluate(trial, run, trainer, feed, "test", prefix="test")
-        pictures.record(trial, run, settings)
+        final |= _test(trial, run, trainer, feed, settings)
     final |= counts | {
         "cost/train_seconds": seconds,
         "cost/feature_seconds": feed.seconds,
         "cost/steps": float(trainer.global_step),
+        "cost/validations": float(model.scored["val"]),
         "cost/peak_memory_mb": _peak_memory_mb(settings),
     }
     run.metrics(final)
+    return final
+
+
+def _test(
+    trial: Trial, run: Run, trainer: pl.Trainer, feed: Feed, settings: machine.Machine
+) -> dict[str, float]:
+    """Open the test set, now that every choice is made, and return what the model is worth."""
+    run.tags({"test_openings": trial.data.seal.open()})
+    final = evaluate(trial, run, trainer, feed, "test", prefix="test")
+    pictures.record(trial, run, settings)
+    final["cost/latency_ms"] = latency_ms(trial, settings)
+    if trial.external is not None:
+        final |= evaluate_elsewhere(trial, run, trainer, trial.external)
     return final
 
 
@@ -111,79 +130,11 @@ def _scorer(trial: Trial, feed: Feed, settings: machine.Machine) -> Score:
                 model.step(move_data_to_device(batch, device))[1] for batch in feed.ordered("val")
             ]
         together = {key: torch.cat([part[key] for part in kept]).cpu() for key in kept[0]}
+        model.scored["val"] += 1
         value = sign * model.evaluate("val", together)[trial.metric]
         return -math.inf if math.isnan(value) else value
 
     return score
-
-
-class Best(Callback):
-    """Keeps what the model was in its best epoch, the frozen part aside, which does not change.
-
-    Args:
-        monitor: The metric.
-        mode: Whether more or less of it is better.
-        frozen: Names of the values that stay.
-    """
-
-    def __init__(self, monitor: str, mode: Literal["min", "max"], frozen: Container[str]) -> None:
-        self.monitor = monitor
-        self.sign = 1.0 if mode == "max" else -1.0
-        self.frozen = frozen
-        self.score = -math.inf
-        self.epoch = 0
-        self.state: dict[str, Tensor] = {}
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See Lightning's hook of this name."""
-        score = self.sign * float(trainer.callback_metrics[self.monitor])
-        if self.state and not score > self.score:  # of equals, the first; of undefined ones too
-            return
-        self.score = -math.inf if math.isnan(score) else score
-        self.epoch = trainer.current_epoch
-        self.state = {
-            name: value.detach().to("cpu", copy=True)
-            for name, value in pl_module.state_dict().items()
-            if name not in self.frozen
-        }
-
-
-class Recorder(Callback):
-    """Sends the metrics of each validated epoch to the run and to the screen."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.validated = False
-
-    def on_validation_end(self, *_: Any) -> None:
-        """See Lightning's hook of this name."""
-        self.validated = True
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See Lightning's hook of this name."""
-        if not self.validated:
-            return  # a tiny training set has more epochs than validations
-        self.validated = False
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values["train/lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
-        self.run.metrics(values, step=trainer.current_epoch)
-        if Reporter.active is not None:
-            assert isinstance(pl_module, Task)
-            shown = ("train/loss", metric_name("val", pl_module.headline))
-            done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
-            if trainer.max_steps > 0:
-                done, total = trainer.global_step, trainer.max_steps
-            noted = {name: values[name] for name in shown if name in values}
-            Reporter.active.advance(done, total, noted)
-
-
-class LastStep(Callback):
-    """Ends training in mid-epoch with a validation, so that the last steps can be selected too."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """See Lightning's hook of this name."""
-        if trainer.global_step == trainer.max_steps:
-            trainer.should_stop = True  # Lightning validates when it is told to stop, not at limits
 
 
 def _trainer(trial: Trial, settings: machine.Machine, callbacks: list[Callback]) -> pl.Trainer:
@@ -203,6 +154,7 @@ def _trainer(trial: Trial, settings: machine.Machine, callbacks: list[Callback])
         max_epochs=config.max_epochs,
         max_steps=config.max_steps or -1,
         # in steps, Lightning counts on from epoch to epoch only when epochs are switched off
+        max_time=None if config.max_seconds is None else timedelta(seconds=config.max_seconds),
         val_check_interval=config.validate_every,
         check_val_every_n_epoch=None if config.validate_every else 1,
         gradient_clip_val=config.gradient_clip,
@@ -221,54 +173,6 @@ def _show(certificate: Certificate, run: Run) -> None:
         Reporter.active.certify(certificate.describe())
 
 
-def _evaluate(
-    trial: Trial,
-    run: Run,
-    trainer: pl.Trainer,
-    feed: Feed,
-    split: Literal["val", "test"],
-    *,
-    prefix: str,
-) -> dict[str, float]:
-    """Score one split with the selected model and log the predictions of each of its cases."""
-    method = trainer.test if split == "test" else trainer.validate
-    values = method(trial.model, feed.ordered(split), verbose=False)[0]
-    with run.folder("predictions") as folder:
-        for name, frame in predictions(trial, split).items():
-            frame.to_parquet(folder / f"{name}.parquet", index=False)
-    return {f"{prefix}/{name.partition('/')[2]}": float(value) for name, value in values.items()}
-
-
-def predictions(trial: Trial, split: Literal["val", "test"]) -> dict[str, pd.DataFrame]:
-    """Return the tables of a split that was just scored, by the names of their files.
-
-    The one named after the split has a row for each case; others are of what was found in them.
-    """
-    model, records = trial.model, trial.data.decoded.records
-    kept = model.kept[split]
-    cases = [records[i] for i in kept["index"].tolist()]
-    exams = trial.data.spec.annotation == "exam"
-    tables: dict[str, pd.DataFrame] = {
-        split: pd.DataFrame(
-            {
-                "sample_id": [r.exam_id if exams else r.sample_id for r in cases],
-                "group_id": [record.group_id for record in cases],
-                "exam_id": [record.exam_id for record in cases],
-                "split": split,
-                **model.columns(kept),
-            }
-        )
-    }
-    for name, columns in model.tables(kept).items():
-        frame = pd.DataFrame(columns)
-        ids = [records[i].sample_id for i in frame.pop("index")]
-        frame.insert(0, "sample_id", pd.Series(ids, dtype=object))
-        if "exam" in frame:  # the row of the case that the sample is of
-            frame.insert(1, "exam_id", [cases[row].exam_id for row in frame.pop("exam")])
-        tables[name if split == "test" else f"{split}_{name}"] = frame
-    return tables
-
-
 def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
     spec = trial.data.spec
     run.tags(
@@ -277,6 +181,7 @@ def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
             "split_hash": spec.split_hash,
             "data_hash": spec.data_hash,
             "weights_sha256": trial.provenance.sha256,
+            "n_train": len(trial.data.cases(trial.data.train)),
             "test_openings": 0,
         }
     )

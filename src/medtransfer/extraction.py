@@ -72,6 +72,8 @@ class Extraction:
         Raises:
             StoreError: If the cache cannot be written.
         """
+        if split == "test":
+            self.data.seal.open()
         return open_features(
             self.data, split, self.extractor, transform=None, views=1, store=self.store
         )

@@ -23,6 +23,7 @@ from medtransfer.backbones.weights import Provenance
 from medtransfer.components import build, check_arguments, locate
 from medtransfer.config import TrainConfig
 from medtransfer.data.base import Dataset
+from medtransfer.data.external import open_external
 from medtransfer.data.loading import Data
 from medtransfer.data.seen import refuse_seen
 from medtransfer.data.transforms import Transform
@@ -76,6 +77,7 @@ class Trial:
         metric: The validation metric that picks the epoch, without its prefix.
         mode: Whether more or less of it is better.
         trial_id: Hash of what decides the result.
+        external: Data of another site, for a second test.
     """
 
     config: TrainConfig
@@ -86,6 +88,7 @@ class Trial:
     metric: str
     mode: Direction
     trial_id: str
+    external: Data | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,9 @@ def prepare(config: TrainConfig) -> Trial:
         cache=config.paths.cache,
         seed=config.seed,
         waived=config.audit.waive,
+        test=config.test,
     )
+    external = _external(config, data)
     backbone, provenance = load_backbone(
         config.backbone,
         config.weights,
@@ -215,8 +220,16 @@ def prepare(config: TrainConfig) -> Trial:
         provenance=provenance,
         metric=chosen.metric,
         mode=chosen.mode,
-        trial_id=identify(config, data, provenance),
+        trial_id=identify(config, data, provenance, external),
+        external=external,
     )
+
+
+def _external(config: TrainConfig, data: Data) -> Data | None:
+    if config.external is None or not config.test:
+        return None
+    dataset = build(config.external, Dataset, trusted=config.trusted_modules)
+    return open_external(dataset, data, cache=config.paths.cache, waived=config.audit.waive)
 
 
 def check_fit(config: TrainConfig) -> tuple[type[Task], Dataset]:
@@ -305,11 +318,14 @@ def _loss(config: TrainConfig, data: Data) -> Loss | None:
     return build(config.loss, Loss, trusted=config.trusted_modules, counts=counts)
 
 
-def identify(config: TrainConfig, data: Data, provenance: Provenance) -> str:
+def identify(
+    config: TrainConfig, data: Data, provenance: Provenance, external: Data | None = None
+) -> str:
     """Return a hash of what decides a trial's result: white-listed keys, data, weights."""
     values = config.model_dump(mode="json", include=set(IDENTITY))
     for section, keys in NOT_IDENTITY.items():
         values[section] = {k: v for k, v in values[section].items() if k not in keys}
     content = [data.spec.data_hash, data.spec.split_hash, provenance.sha256]
+    content += [] if external is None else [external.spec.data_hash]
     text = json.dumps([values, content], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

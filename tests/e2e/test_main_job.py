@@ -26,7 +26,7 @@ def client(home):
 
 def split_off_parent(runs):
     (parent,) = [run for run in runs if run.data.tags["medtransfer.phase"] == "study"]
-    of_it = {"mlflow.parentRunId": parent.info.run_id}.items()
+    of_it = {"mlflow.parentRunId": parent.info.run_id, "medtransfer.phase": "final"}.items()
     return parent, [run for run in runs if of_it <= run.data.tags.items()]
 
 

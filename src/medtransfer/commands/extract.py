@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medtransfer import __version__, console
 from medtransfer.app import App, Composed
-from medtransfer.commands.train import log_config, open_configured
+from medtransfer.commands.trials import log_config, open_configured
 from medtransfer.config import ExtractConfig
 from medtransfer.console import Reporter
 from medtransfer.errors import StoreError

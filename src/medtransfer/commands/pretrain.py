@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medtransfer import console
 from medtransfer.app import App, Composed
-from medtransfer.commands.train import log_config, open_configured
+from medtransfer.commands.trials import log_config, open_configured
 from medtransfer.config import PretrainConfig
 from medtransfer.console import Reporter
 from medtransfer.tracking.runs import open_run, reason

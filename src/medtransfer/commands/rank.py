@@ -17,7 +17,8 @@ from rich.table import Table
 from medtransfer import console
 from medtransfer.app import App, Plan
 from medtransfer.commands.extract import Progress, claimed, writing
-from medtransfer.commands.train import new_id, open_configured
+from medtransfer.commands.train import new_id
+from medtransfer.commands.trials import open_configured
 from medtransfer.config import RankConfig
 from medtransfer.console import Reporter
 from medtransfer.errors import ConfigError
@@ -155,7 +156,7 @@ def _candidates(app: App, plan: Plan) -> tuple[str, list[Candidate]]:
             raise ConfigError(
                 f"'{key}' has several values, and a ranking takes one", choices=VARIED
             )
-    if not plan.complete:
+    if not plan.trials:
         raise ConfigError(
             "a ranking needs all of its combinations at the start",
             remedy="leave hydra/sweeper out, and give them as a,b,c",

@@ -19,11 +19,13 @@ from medtransfer.analysis.report.write import write
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from medtransfer.analysis.results import Results
+
 PICTURE = "pictures/test.png"
 
 
-def answer(client: MlflowClient, study: str, out: Path) -> None:
-    """Write the report of a study, and show it.
+def answer(client: MlflowClient, study: str, out: Path) -> Results:
+    """Write the report of a study, show it, and return what it states.
 
     Args:
         client: Of the store that holds the study.
@@ -43,7 +45,8 @@ def answer(client: MlflowClient, study: str, out: Path) -> None:
     for note in results.notes:
         console.out.print(f"note: {note}", markup=False, highlight=False)
     console.out.print(f"\n{results.headline}\n", markup=False, highlight=False)
-    console.say(f"report: {out / 'report.md'}")
+    console.say(f"report: {out / 'report.html'}")
+    return results
 
 
 def _pictures(client: MlflowClient, trials: Sequence[Trial], folder: Path) -> dict[str, str]:

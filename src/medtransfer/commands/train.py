@@ -11,51 +11,34 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from medtransfer import console
+from medtransfer import __version__, console
 from medtransfer.app import App, Composed, Plan
+from medtransfer.commands.trials import (
+    Outcome,
+    Sweep,
+    label_of,
+    log_config,
+    open_configured,
+    run_in_sweep,
+    trial_tags,
+    unit_of,
+)
 from medtransfer.components import build
-from medtransfer.config import BaseConfig, TrainConfig
+from medtransfer.config import TrainConfig
 from medtransfer.console import Reporter
-from medtransfer.tracking.runs import Run, flatten, open_run, reason
-from medtransfer.tracking.store import Store, open_store, redact, resolve_uri
+from medtransfer.study import signature
+from medtransfer.tracking.runs import TAG, open_run
+from medtransfer.tracking.store import Store, redact, resolve_uri
 
 if TYPE_CHECKING:
     from medtransfer.gate import Inspection
 
 SEED = re.compile(r"seed=\d+")  # what else a seed is given as is checked like any other value
-DATA_KEYS = ("dataset", "task")  # what is swept here makes a row of its own, not an arm
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a trial must know of the sweep that it belongs to.
-
-    Attributes:
-        study_id: Shared by all of its trials.
-        run_id: The parent run.
-        swept: Keys that differ between trials.
-        trials: How many there are; 0 when nobody knows yet.
-    """
-
-    study_id: str
-    run_id: str
-    swept: tuple[str, ...]
-    trials: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended."""
-
-    label: str
-    status: str
-    run_id: str
-    reason: str = ""
 
 
 def train(app: App, overrides: Sequence[str]) -> int:
@@ -73,40 +56,98 @@ def train(app: App, overrides: Sequence[str]) -> int:
 def train_many(app: App, overrides: Sequence[str]) -> int:
     """Run a sweep under one parent run, and end it with the answer.
 
-    A trial that fails does not end the sweep.
+    A trial that fails does not end the sweep. A study that has a name and is there already goes on:
+    what is finished in it stays as it is.
 
     Returns:
         The exit code: 0, or 1 when a trial failed.
     """
     from medtransfer.commands.report import answer
+    from medtransfer.commands.summaries import summarise
 
     plan = app.plan(overrides)
     config, metric, found = _check_all(app, plan)
+    if config.study.dry_run:
+        _show_plan(plan, config)
+        return 0
     store = open_configured(config)
-    study_id = new_id()
+    question = signature(overrides)
+    before = _before(store, config, question)
+    study_id = before.study_id if before else new_id()
     tags = {
         "study_id": study_id,
         "phase": "study",
         "metric": metric,
         "rope": config.study.rope,
+        "question": question,
+        "protocol": json.dumps(_protocol(config, overrides)),
         "waivers": json.dumps(found.waivers),
         "notes": json.dumps(found.notes),
     }
-    with open_run(store, config.study.name or f"sweep-{study_id}", tags) as parent:
+    name, again = config.study.name or f"sweep-{study_id}", before.run_id if before else None
+    with open_run(store, name, tags, again=again) as parent:
         parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
-        for name, inspection in found.inspections.items():
-            with parent.folder(f"audit/{name}") as folder:
+        for dataset, inspection in found.inspections.items():
+            with parent.folder(f"audit/{dataset}") as folder:
                 inspection.save(folder)
-        trials = len(plan.jobs) if plan.complete else 0
-        sweep = Sweep(study_id, parent.run_id, plan.swept, trials)
+        sweep = Sweep(study_id, parent.run_id, plan.swept, plan.trials, resumed=before is not None)
         with Reporter(sweep.trials):
-            outcomes: list[Outcome] = app.multirun(partial(_in_sweep, sweep=sweep), overrides)
+            outcomes: list[Outcome] = app.multirun(partial(run_in_sweep, sweep=sweep), overrides)
         out = config.paths.output / "reports" / study_id
-        answer(store.client, parent.run_id, out)
+        results = answer(store.client, parent.run_id, out)
+        summarise(store, parent.run_id, results)
         store.client.log_artifacts(parent.run_id, str(out), "report")
+    if kept := sum(outcome.kept for outcome in outcomes):
+        console.say(
+            f"{kept} of {len(outcomes)} trials were finished before in study {study_id}"
+            " (study.resume=false begins a new one)"
+        )
     failed = any(outcome.status != "FINISHED" for outcome in outcomes)
     _say_where(store, config, study_id)
     return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class _Before:
+    study_id: str
+    run_id: str
+
+
+def _before(store: Store, config: TrainConfig, question: str) -> _Before | None:
+    """Return the newest study of this name that asks the same, if it may go on."""
+    if config.study.name is None or not config.study.resume:
+        return None
+    query = f"tags.`{TAG}phase` = 'study'"
+    order = ["attributes.start_time DESC"]
+    for run in store.client.search_runs([store.experiment_id], query, order_by=order):
+        told = run.data.tags
+        if run.info.run_name == config.study.name and told.get(TAG + "question") == question:
+            return _Before(told[TAG + "study_id"], run.info.run_id)
+    return None
+
+
+def _protocol(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what was settled before the first trial."""
+    declared = {"arms", "axes", "seeds", "seed", "budget", "search", "primary"}
+    told = config.study.model_dump(mode="json", include=declared)
+    seeds = told["seeds"]
+    told["seeds"] = list(range(seeds)) if isinstance(seeds, int) else seeds
+    return told | {"version": __version__, "command": [redact(each) for each in overrides]}
+
+
+def _show_plan(plan: Plan, config: TrainConfig) -> None:
+    """Show what a study would do."""
+    table = Table(title="Nothing was run", title_justify="left", box=SIMPLE_HEAD)
+    for title in ("", "trials"):
+        table.add_column(title, justify="right" if title else "left")
+    final = len(plan.jobs)
+    table.add_row("that tune, on validation data alone", f"{plan.trials - final}")
+    table.add_row("final, each opens the test set once", f"{final}")
+    table.add_row("together", f"{plan.trials}")
+    console.out.print(table)
+    steps = config.trainer.max_steps
+    each = f"{steps} steps" if steps else f"{config.trainer.max_epochs} epochs"
+    console.say(f"each of at most {each}; varied: {', '.join(plan.swept) or 'nothing'}")
 
 
 @dataclass(frozen=True)
@@ -127,42 +168,14 @@ def _alone(values: DictConfig) -> _Done:
     trial = prepare(config)
     store = open_configured(config)
     told = {"metric": trial.model.headline, "notes": json.dumps(trial.data.notes)}
-    tags = _tags(config, composed, new_id(), ()) | told
-    label = _label(tags)
+    tags = trial_tags(config, composed, new_id(), ()) | told
+    label = label_of(tags)
     with Reporter(1) as reporter, open_run(store, label, tags) as run:
         log_config(run, composed)
-        reporter.start(label, unit=_unit(config))
+        reporter.start(label, unit=unit_of(config))
         metrics = execute(trial, run)
         reporter.finish("finished")
     return _Done(label, run.run_id, metrics, store, config)
-
-
-def _in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
-    """Run one trial of a sweep; what goes wrong is its outcome and ends nothing else."""
-    composed = Composed.of_job(values)
-    config = composed.typed(TrainConfig)
-    from medtransfer.execution import execute
-    from medtransfer.run import prepare
-
-    store = open_configured(config)
-    tags = _tags(config, composed, sweep.study_id, sweep.swept)
-    label = _label(tags)
-    reporter = Reporter.active or Reporter(sweep.trials)
-    reporter.start(label, composed.number, _unit(config))
-    run_id = ""
-    try:
-        with open_run(store, label, tags, parent=sweep.run_id) as run:
-            run_id = run.run_id
-            log_config(run, composed)
-            trial = prepare(config)
-            run.tags({"metric": trial.model.headline})
-            metrics = execute(trial, run)
-    except Exception as error:  # whatever a trial raises is told, and the sweep goes on
-        reporter.finish(f"failed: {reason(error)}")
-        return Outcome(label, "FAILED", run_id, reason(error))
-    score = metrics.get(f"test/{trial.model.headline}")
-    reporter.finish("finished" if score is None else f"test/{trial.model.headline} {score:.3f}")
-    return Outcome(label, "FINISHED", run_id)
 
 
 @dataclass(frozen=True)
@@ -180,7 +193,7 @@ def _check_all(app: App, plan: Plan) -> tuple[TrainConfig, str, _Found]:
     Returns:
         The first one's configuration, its headline, and what the audit has found.
     """
-    distinct = _without_repeats_over_seeds(plan.jobs)
+    distinct = _without_repeats_over_seeds([*plan.jobs, *plan.tuning])
     composed = [app.compose(job) for job in distinct]
     configs = [each.typed(TrainConfig) for each in composed]
     from medtransfer.run import check, check_all
@@ -219,60 +232,6 @@ def _without_repeats_over_seeds(jobs: Sequence[Sequence[str]]) -> list[Sequence[
     for job in jobs:
         first.setdefault(tuple(o for o in job if not SEED.fullmatch(o)), job)
     return list(first.values())
-
-
-def _tags(
-    config: TrainConfig, composed: Composed, study_id: str, swept: Sequence[str]
-) -> dict[str, Any]:
-    """Return the tags that place a trial: its arm, its cell, its choices."""
-    choices = composed.choices
-    overrides = dict(o.partition("=")[::2] for o in composed.overrides)
-    arm = config.study.arm or f"{choices['strategy']}/{choices['weights']}"
-    told = {o.partition("=")[0] for overrides in config.study.arms.values() for o in overrides}
-    axes = []
-    for key in swept:
-        if key in {"seed", "strategy", "weights", "study.arm"} | told:
-            continue
-        value = f"{key}={overrides.get(key, choices.get(key))}"
-        if key.partition(".")[0] in DATA_KEYS:
-            axes.append(value)
-        else:
-            arm += f" {value}"
-    return {
-        "study_id": study_id,
-        "phase": "final",
-        "arm": arm,
-        "cell": f"{arm} @ {', '.join(axes)}" if axes else arm,
-        "task": choices["task"],
-        "dataset": choices["dataset"],
-        "backbone": config.backbone.get("name", choices["backbone"]),
-        "weights": choices["weights"],
-        "strategy": choices["strategy"],
-        "seed": config.seed,
-        "fraction": config.dataset.get("fraction"),
-    }
-
-
-def _label(tags: Mapping[str, Any]) -> str:
-    return f"{tags['cell']} seed={tags['seed']}"
-
-
-def _unit(config: TrainConfig) -> str:
-    return "epochs" if config.trainer.max_steps is None else "steps"
-
-
-def log_config(run: Run, composed: Composed) -> None:
-    """Log a configuration whole, as an artifact, and flattened, as parameters."""
-    plain = composed.plain()
-    run.text(redact(OmegaConf.to_yaml(OmegaConf.create(plain))), "config.yaml")
-    declared = ("study.arms", "study.axes")  # of the whole study, in names that MLflow may refuse
-    run.params({k: v for k, v in flatten(plain).items() if not k.startswith(declared)})
-
-
-def open_configured(config: BaseConfig) -> Store:
-    """Return the store that a configuration names, created if it was not there."""
-    uri = resolve_uri(config.tracking.uri, config.paths.output)
-    return open_store(uri, config.tracking.experiment, config.tracking.artifacts)
 
 
 def new_id() -> str:

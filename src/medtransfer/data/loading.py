@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from medtransfer.data.base import Annotation, Dataset, DataSpec
 from medtransfer.data.decoded import Decoded, decode
 from medtransfer.data.dividing import divided, groups_of, require_whole_exams, strata_of
+from medtransfer.data.seal import Seal
 from medtransfer.data.sampling import EpochSampler, InOrder, WholeExams
 from medtransfer.data.splits import Division, subset
 from medtransfer.data.transforms import Transform, augmented
@@ -72,6 +73,7 @@ class Data:
         seed: The trial's seed.
         identity: What tells the collection apart from others.
         notes: What whoever reads results on these data must know.
+        seal: Keeps the test split closed until all choices are made.
     """
 
     decoded: Decoded
@@ -80,6 +82,7 @@ class Data:
     spec: DataSpec
     seed: int
     identity: str
+    seal: Seal
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -91,6 +94,7 @@ class Data:
         cache: Path,
         seed: int,
         waived: Collection[str] = (),
+        test: bool = True,
     ) -> Data:
         """Decode, divide and subset a dataset; its notes are shown as warnings.
 
@@ -100,6 +104,7 @@ class Data:
             cache: Folder of all caches.
             seed: The trial's seed.
             waived: Codes of the leaks that are put up with.
+            test: Whether the test split may be opened later.
 
         Raises:
             DataError: If the data cannot be used; nothing has been computed from them yet.
@@ -150,7 +155,8 @@ class Data:
             annotation=annotation,
             views=tuple(sorted({records[i].view for i in division.train})),
         )
-        return cls(decoded, division, train, spec, seed, dataset.identity, notes)
+        seal = Seal(division.test, len(records), allowed=test)
+        return cls(decoded, division, train, spec, seed, dataset.identity, seal, notes)
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
@@ -221,6 +227,7 @@ class Data:
     ) -> DataLoader[Batch]:
         """Return batches of a split in its own order, as they are; `train` is the subset."""
         indices = self.train if split == "train" else getattr(self.division, split)
+        self.seal.require(indices)
         return DataLoader(
             _Samples(self, self.seed, None),
             num_workers=workers,
@@ -241,6 +248,7 @@ class Data:
 
         View v is what a trial of seed 0 sees in epoch v: they are the same for all trials.
         """
+        self.seal.require(indices)
         return DataLoader(
             _Samples(self, 0, transform),
             batch_size=batch_size,
@@ -273,6 +281,7 @@ class Data:
 class _Samples(TorchDataset[Batch]):
     def __init__(self, data: Data, seed: int, transform: Transform | None) -> None:
         foreground = data.decoded.foreground
+        self.seal = data.seal
         self.images = data.decoded.images
         self.white = float(np.iinfo(self.images.dtype).max)
         self.masks = foreground.masks if foreground else None
@@ -285,6 +294,7 @@ class _Samples(TorchDataset[Batch]):
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
+        self.seal.require(index)
         sample = self._read(index)
         if self.transform is not None and self.transform.random:
             # The same sample in the same epoch is augmented alike whoever loads it and when.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +83,7 @@ class Task(pl.LightningModule, ABC):
         self.make_optimizer = make_optimizer
         self.spec = spec
         self.kept: dict[Stage, dict[str, Tensor]] = {}
+        self.scored: Counter[Stage] = Counter()  # how often each split was looked at
         self._batches: list[dict[str, Tensor]] = []
         self._levels: list[Tensor] = []  # the pyramid of the batch, where the strategy wants it
 
@@ -243,5 +245,6 @@ class Task(pl.LightningModule, ABC):
     def _score(self, stage: Stage) -> None:
         parts, self._batches = self._batches, []
         self.kept[stage] = {key: torch.cat([p[key] for p in parts]).cpu() for key in parts[0]}
+        self.scored[stage] += 1
         values = self.evaluate(stage, self.kept[stage])
         self.log_dict({metric_name(stage, name): value for name, value in values.items()})

@@ -97,20 +97,30 @@ class Run:
 
 @contextmanager
 def open_run(
-    store: Store, name: str, tags: Mapping[str, Any], parent: str | None = None
+    store: Store,
+    name: str,
+    tags: Mapping[str, Any],
+    parent: str | None = None,
+    again: str | None = None,
 ) -> Iterator[Run]:
-    """Create a run and close it: FINISHED, FAILED with its reason, or KILLED.
+    """Create a run, or open one again, and close it: FINISHED, FAILED with its reason, or KILLED.
 
     Args:
         store: Where.
         name: Shown by MLflow.
         tags: `medtransfer.*` tags, without the prefix.
         parent: Id of the run that this one is nested in.
+        again: Id of a run that goes on; None: a new one.
     """
-    # The parent is given outright: MLFLOW_RUN_ID in the environment would override a fluent call.
-    nested = {"mlflow.parentRunId": parent} if parent else {}
-    created = store.client.create_run(store.experiment_id, run_name=name, tags=nested)
-    run = Run(store, created.info.run_id)
+    if again is None:
+        # The parent is given outright: MLFLOW_RUN_ID in the environment would override a fluent
+        # call.
+        nested = {"mlflow.parentRunId": parent} if parent else {}
+        created = store.client.create_run(store.experiment_id, run_name=name, tags=nested)
+        run = Run(store, created.info.run_id)
+    else:
+        store.client.update_run(again, status="RUNNING")
+        run = Run(store, again)
     status = "FAILED"
     try:
         run.tags(tags)
