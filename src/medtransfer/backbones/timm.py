@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
+from pydantic import Field
 from timm.models import ResNet, group_parameters
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
 Shapes = tuple[int, tuple[int, ...], tuple[int, ...]]
 """Columns of the embedding, channels of each level and strides of each level."""
 
-_measured: dict[tuple[str, int, int], Shapes] = {}
+_measured: dict[tuple[str, int, int, int | None], Shapes] = {}
 
 
 class TimmBackbone(Backbone):
@@ -34,29 +35,51 @@ class TimmBackbone(Backbone):
         name: Name of the model as timm knows it, without a tag; the tag belongs to the weights.
         channels: Channels of the images.
         image_size: Height and width of the images in pixels, at which shapes are measured.
+        pad_to: Height and width in pixels to which images are filled up with zeros on all sides,
+            after they were normalised: the margin has the mean colour of the images that the
+            network was trained on. Maps of images with such a margin do not lie on the images, so
+            there is no pyramid then.
 
     Raises:
-        ConfigError: If timm does not know the model, or it lacks what a backbone must give.
+        ConfigError: If timm does not know the model, or it lacks what a backbone must give; or if
+            images are larger than `pad_to`.
     """
 
-    def __init__(self, name: str, channels: int, image_size: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        channels: int,
+        image_size: int,
+        pad_to: Annotated[int, Field(ge=1)] | None = None,
+    ) -> None:
         if "." in name:
             architecture, _, tag = name.partition(".")
             raise ConfigError(
                 f"backbone.name='{name}' names weights too",
                 remedy=f"backbone.name={architecture} weights=imagenet weights.tag={tag}",
             )
-        model: Any = create(name, channels)
+        model: Any = self.network(name, channels)
         config = model.pretrained_cfg
         super().__init__(channels, Normalisation(tuple(config["mean"]), tuple(config["std"])))
         self.name = name
         self.model: Any = model
-        self._measure(image_size)
+        # a module, since `repr` of the network is what tells cached features apart
+        self.margin = _margin(image_size, pad_to)
+        self._measure(image_size, pad_to)
+
+    def network(self, name: str, channels: int) -> nn.Module:
+        """Return the model without its classifier, its values as they are initialised."""
+        return create(name, channels)
 
     @property
     def chosen_by(self) -> str:
         """See `Backbone.chosen_by`; any model of timm's."""
         return f"backbone=timm backbone.name={self.name}"
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """See `Backbone.normalised`; with their margin, where they get one."""
+        normalised = super().normalised(images)
+        return normalised if self.margin is None else self.margin(normalised)
 
     def embed(self, images: Tensor) -> Tensor:
         """See `Backbone.embed`: the model's own pooling, and its layers up to the classifier."""
@@ -65,6 +88,8 @@ class TimmBackbone(Backbone):
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.pyramid`."""
+        if self.margin is not None:
+            return []
         return self.model.forward_intermediates(  # type: ignore[no-any-return]
             self.normalised(images), intermediates_only=True
         )
@@ -72,7 +97,8 @@ class TimmBackbone(Backbone):
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Backbone.features`."""
         final, levels = self.model.forward_intermediates(self.normalised(images))
-        return self.model.forward_head(final, pre_logits=True), levels
+        embedding = self.model.forward_head(final, pre_logits=True)
+        return embedding, levels if self.margin is None else []
 
     def layer_groups(self) -> Sequence[tuple[str, ...]]:
         """See `Backbone.layer_groups`: timm's own, a closing norm with the group before it."""
@@ -91,12 +117,12 @@ class TimmBackbone(Backbone):
         first = nn.Sequential(model.maxpool, model.layer1)
         return (stem, first, model.layer2, model.layer3, model.layer4)
 
-    def _measure(self, image_size: int) -> None:
+    def _measure(self, image_size: int, pad_to: int | None) -> None:
         """Take channels and strides from a pass: what timm declares is rounded for some models.
 
         A sweep builds the same network for every trial; one pass is enough for all of them.
         """
-        key = (self.name, self.channels_in, image_size)
+        key = (self.name, self.channels_in, image_size, pad_to)
         if key not in _measured:
             _measured[key] = self._pass_through(image_size)
         self.embedding_size, self.channels, self.strides = _measured[key]
@@ -119,7 +145,7 @@ class TimmBackbone(Backbone):
         lacks = []
         if embedding.ndim != 2:
             lacks.append("an embedding")
-        if not levels or any(level.ndim != 4 for level in levels):
+        if self.margin is None and (not levels or any(level.ndim != 4 for level in levels)):
             lacks.append("a pyramid")
         if not self._has_layer_groups():
             lacks.append("layer groups")
@@ -138,6 +164,19 @@ class TimmBackbone(Backbone):
         except (AttributeError, AssertionError, NotImplementedError):
             return False
         return sorted(grouped) == sorted(name for name, _ in self.named_parameters())
+
+
+def _margin(image_size: int, pad_to: int | None) -> nn.ZeroPad2d | None:
+    """Return what fills images up; of an odd margin, the larger part is below and on the right."""
+    if pad_to is None or pad_to == image_size:
+        return None
+    if pad_to < image_size:
+        raise ConfigError(
+            f"backbone.pad_to={pad_to} is less than dataset.image_size={image_size}",
+            remedy="backbone.pad_to=null, or a smaller dataset.image_size",
+        )
+    before, after = (pad_to - image_size) // 2, (pad_to - image_size + 1) // 2
+    return nn.ZeroPad2d((before, after, before, after))
 
 
 def create(name: str, channels: int, **options: Any) -> nn.Module:

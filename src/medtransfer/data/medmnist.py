@@ -26,6 +26,11 @@ from medtransfer.errors import DataError
 
 REMEDY = "get the file anew: remove it and set dataset.download=true, or name one in dataset.file"
 
+PAPERS = {  # that presets follow; they know the same sets
+    "medmnist_v2": "Yang et al. 2023, Scientific Data 10:41, table 3; 224 px: scaled up from 28",
+    "doerrich": "Doerrich et al. 2025; 28 px: with a margin up to 224",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MedMNIST(Dataset):
@@ -100,10 +105,10 @@ class MedMNIST(Dataset):
     def notes(self) -> tuple[str, ...]:
         """See `Dataset.notes`: what was published, or that the file is another one."""
         notes = []
-        if self.official and (figures := self._published()):
+        if self.official:
             notes.append(
-                f"published for {self.name} (Yang et al. 2023, Scientific Data 10:41, table 3;"
-                f" trained from scratch, under another protocol): {'; '.join(figures)}"
+                f"published for {self.name}, under the protocol of the preset that is named:"
+                f" {'; '.join(self._published())}"
             )
         if not self.official:
             told = [
@@ -124,11 +129,13 @@ class MedMNIST(Dataset):
         return tuple(notes)
 
     def _published(self) -> list[str]:
+        """Return what was published for the set, by the preset that follows the protocol."""
         text = Path(__file__).with_name("medmnist_published.csv").read_text(encoding="utf-8")
+        known = [row for row in csv.DictReader(text.splitlines()) if row["dataset"] == self.name]
         return [
-            f"{row['model']} at {row['size']} px AUROC {row['auroc']}, accuracy {row['accuracy']}"
-            for row in csv.DictReader(text.splitlines())
-            if row["dataset"] == self.name
+            f"experiment={protocol} ({paper}):"
+            f" {', '.join(_figure(row) for row in known if row['protocol'] == protocol)}"
+            for protocol, paper in PAPERS.items()
         ]
 
     @cached_property
@@ -275,6 +282,15 @@ class MedMNIST(Dataset):
     def _error(self, problem: str, remedy: str = REMEDY) -> DataError:
         link = "" if problem.startswith("has") else ":"
         return DataError(f"'{self._path}'{link} {problem}", remedy=remedy)
+
+
+def _figure(row: Mapping[str, str]) -> str:
+    area = f"AUROC {row['auroc']}, " if row["auroc"] else ""
+    spread = f" (SD {row['sd']} over seeds)" if row["sd"] else ""
+    return (
+        f"{row['strategy']} {row['model']} at {row['size']} px {area}accuracy"
+        f" {row['accuracy']}{spread}"
+    )
 
 
 @lru_cache(maxsize=8)
