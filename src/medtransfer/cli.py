@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import warnings
@@ -167,14 +166,10 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _ui(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from medtransfer.tracking.store import open_client
+    from medtransfer.commands.ui import serve
 
-    uri = _uri(arguments, rest)
-    open_client(uri)
-    print(f"http://127.0.0.1:{arguments.port}  (Ctrl+C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(arguments.port), "--workers", "1", "--backend-store-uri", uri]
-    os.execv(sys.executable, command)
+    serve(_uri(arguments, rest), arguments.port)
+    return 0
 
 
 def _config(arguments: argparse.Namespace, overrides: list[str]) -> TrainConfig:

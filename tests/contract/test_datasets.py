@@ -109,6 +109,7 @@ def test_a_dataset_is_divided_by_group_with_every_class_on_every_side(dataset, t
     for side in sides:
         assert set(data.targets[side]) == set(range(len(data.spec.class_names)))
     assert sum(data.spec.train_counts) == len(sides[0])
+    data.seal.open()
     batch = next(iter(data.loader("test", batch_size=4)))
     size = dataset.image_size
     assert batch["image"].shape == (min(4, len(sides[2])), dataset.channels, size, size)

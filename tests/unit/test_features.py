@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from medtransfer.backbones.pixels import Pixels
 from medtransfer.backbones.timm import TimmBackbone
 from medtransfer.data.loading import Data
+from medtransfer.data.seal import SealedError
 from medtransfer.data.splits import Split
 from medtransfer.data.transforms import Augment
 from medtransfer.errors import StoreError
@@ -136,6 +137,7 @@ def test_a_stored_pyramid_is_that_of_the_network(opened, store, name, kept):
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_disk_and_memory_hold_the_same(opened, store, split):
     data = opened()
+    data.seal.open()
     for dtype in ("fp32", "bf16"):
         by = extractor(dtype=dtype)
         disk, memory = (features(data, split, by, store=s) for s in (store, None))
@@ -214,6 +216,7 @@ def test_cached_batches_have_the_indices_of_the_image_loaders(opened, sampler, s
 
 def test_evaluation_batches_have_the_order_of_the_image_loaders(opened):
     data = opened()
+    data.seal.open()
     for split in ("val", "test"):
         online = data.loader(split, batch_size=4)
         cached = features(data, split, extractor(Pixels(1, 4, 32))).in_place_of(online)
@@ -370,6 +373,10 @@ def test_nothing_of_the_test_images_is_computed_before_they_are_asked_for(opened
         features(data, split, by, store=store)
     assert len(entries(store)) == 2
     before = logged.passes()
+    with pytest.raises(SealedError):
+        features(data, "test", by, store=store)
+    assert logged.passes() == before
+    data.seal.open()
     features(data, "test", by, store=store)
     assert len(entries(store)) == 3
     assert logged.passes() - before == len(data.division.test)
@@ -452,6 +459,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(opened, store):
 
 def test_the_store_is_kept_within_its_bound(opened, store):
     data, by = opened(), extractor(Pixels(1, 32, 32))
+    data.seal.open()
     splits = {}
     for split in ("val", "train", "test"):
         before = entries(store) if splits else set()

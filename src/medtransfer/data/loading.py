@@ -19,8 +19,8 @@ from torch.utils.data import Dataset as TorchDataset
 from medtransfer.data.base import Annotation, Dataset, DataSpec
 from medtransfer.data.decoded import Decoded, decode
 from medtransfer.data.dividing import divided, groups_of, require_whole_exams, strata_of
-from medtransfer.data.seal import Seal
 from medtransfer.data.sampling import EpochSampler, InOrder, WholeExams
+from medtransfer.data.seal import Seal
 from medtransfer.data.splits import Division, subset
 from medtransfer.data.transforms import Transform, augmented
 from medtransfer.errors import DataError, Note
