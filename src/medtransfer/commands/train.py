@@ -96,6 +96,8 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         out = config.paths.output / "reports" / study_id
         results = answer(store.client, parent.run_id, out)
         summarise(store, parent.run_id, results)
+        told = f"{results.headline}\n\nThe report: report/report.html among the artifacts."
+        store.client.set_tag(parent.run_id, "mlflow.note.content", told)
         store.client.log_artifacts(parent.run_id, str(out), "report")
     if kept := sum(outcome.kept for outcome in outcomes):
         console.say(

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medtransfer.analysis.grid import where
+from medtransfer.analysis.report.facts import price, settings, told
 from medtransfer.analysis.report.words import (
     NONE,
     interval,
@@ -18,6 +19,7 @@ from medtransfer.analysis.report.words import (
     plain,
     probability,
     seconds,
+    seeds_of,
     title,
 )
 from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
@@ -25,17 +27,15 @@ from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from medtransfer.analysis.results import Results
+    from medtransfer.analysis.results import Contrast, Results
 
-SHOWN = 15  # differences of a setting that a screen can bear: those of six arms
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan", "undecided": "yellow"}
 
 
 def tables(results: Results) -> list[Table]:
-    """Return for each setting its arms, best first, and their contrasts; then the failures."""
-    settings = list({where(row.axes): row.axes for row in results.arms}.values())
-    found = []
-    for axes in settings:
+    """Return the primary contrast, for each setting its arms and contrasts, then the failures."""
+    found = [_primary(results)] if results.primary else []
+    for axes in settings(results):
         found.append(_arms(results, axes))
         if any(row.axes == axes for row in results.contrasts):
             found.append(_contrasts(results, axes))
@@ -49,7 +49,7 @@ def _arms(results: Results, axes: Mapping[str, str]) -> Table:
     columns = {
         name: [number(row.mean) for row in rows],
         "95 % CI": [interval(row) for row in rows],
-        "Seeds": [f"{row.n_seeds}" + f" ({row.failed} failed)" * bool(row.failed) for row in rows],
+        "Seeds": [seeds_of(row) for row in rows],
         "Training": [seconds(row.cost.get("train_seconds")) for row in rows],
         "Trainable": [large(row.cost.get("trainable_parameters")) for row in rows],
         "Memory": [megabytes(row.cost.get("peak_memory_mb")) for row in rows],
@@ -68,26 +68,43 @@ def _contrasts(results: Results, axes: Mapping[str, str]) -> Table:
     table = _table("Paired differences", axes, "A versus B", "A is")
     for name in ("A - B", "95 % CI", "adj. p"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = [row for row in results.contrasts if row.axes == axes]
+    every = [row for row in results.contrasts if row.axes == axes]
+    rows = told(every, [row for row in results.arms if row.axes == axes])
     notes = []
-    if len(rows) > SHOWN:
-        notes.append(
-            f"the best arm against each other one; all {len(rows)} pairs: see the report\n"
-        )
-        best = next(row.arm for row in results.arms if row.axes == axes)
-        rows = [row for row in rows if best in {row.a, row.b}]
+    if len(rows) < len(every):
+        notes.append(f"the best arm against each other one; all {len(every)} pairs: see the report")
     for row in rows:
-        table.add_row(
-            Text(f"{plain(row.a)}\nversus {plain(row.b)}"),
-            Text(row.verdict + "*" * row.provisional, style=_STYLES[row.verdict]),
-            number(row.diff, signed=True),
-            interval(row),
-            probability(row.p_adj),
-        )
+        _add(table, row)
     if any(row.provisional for row in rows):
-        notes.append("* provisional: fewer than 5 seeds\n")
-    table.caption = "".join(notes) or None
+        notes.append("* provisional: fewer than 5 seeds")
+    if any(row.primary for row in rows):
+        notes.append("p of the primary contrast is not corrected")
+    table.caption = "".join(f"{note}\n" for note in notes) or None
     return table
+
+
+def _primary(results: Results) -> Table:
+    primary = results.primary
+    assert primary is not None
+    table = _table("Primary contrast", primary.axes, "A versus B", "A is")
+    for name in ("A - B", "95 % CI", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    _add(table, primary)
+    price_of = price(results, primary)
+    notes = ["* provisional: fewer than 5 seeds"] * primary.provisional
+    notes += [plain(f"price of {price_of}")] if price_of else []
+    table.caption = Text("".join(f"{note}\n" for note in notes)) if notes else None
+    return table
+
+
+def _add(table: Table, row: Contrast) -> None:
+    table.add_row(
+        Text(f"{plain(row.a)}\nversus {plain(row.b)}"),
+        Text(row.verdict + "*" * row.provisional, style=_STYLES[row.verdict]),
+        number(row.diff, signed=True),
+        interval(row),
+        probability(row.p if row.primary else row.p_adj),
+    )
 
 
 def _failures(results: Results) -> Table:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medtransfer.analysis.details.parts import Subgroup
     from medtransfer.analysis.results import Arm, Contrast
 
 NONE = "-"
@@ -38,7 +41,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
     return f"{round(value, 3) + 0.0:{'+' if signed and round(value, 3) else ''}.3f}"
 
 
-def interval(row: Arm | Contrast) -> str:
+def interval(row: Arm | Contrast | Subgroup) -> str:
     """Return `0.010 to 0.074`."""
     return NONE if row.lo is None else f"{number(row.lo)} to {number(row.hi)}"
 
@@ -54,11 +57,13 @@ def counted(count: float, one: str, many: str = "") -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return `8.1 s`, `95 s`, `12 min` or `3.4 h`."""
+    """Return `8.1 s`, `95 s`, `2.5 min`, `12 min` or `3.4 h`."""
     if value is None:
         return NONE
     if value < 2 * _MINUTE:
         return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    if value < 10 * _MINUTE:
+        return f"{value / _MINUTE:.1f} min"
     return f"{value / _MINUTE:.0f} min" if value < 2 * _HOUR else f"{value / _HOUR:.1f} h"
 
 
@@ -77,6 +82,36 @@ def megabytes(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:.0f} MB" if value < 1000 else f"{value / 1000:.1f} GB"
+
+
+def seeds_of(row: Arm) -> str:
+    """Return `5`, or `4* (1 failed)` where the arm lacks a seed that others have."""
+    failed = f" ({row.failed} failed)" if row.failed else ""
+    return f"{row.n_seeds}{'*' * row.incomplete}{failed}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return `3.1 ms`, `42 ms` or `1.2 s`."""
+    if value is None:
+        return NONE
+    if value >= 1000:
+        return seconds(value / 1000)
+    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def whole(value: float | None) -> str:
+    """Return `12 400`: no comma or point that a reader could take for the other."""
+    return NONE if value is None else f"{value:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
+
+
+def times(ratio: float) -> str:
+    """Return `12 times` or `1.6 times`."""
+    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.2g} times"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def evidence(row: Arm | Contrast) -> str:
