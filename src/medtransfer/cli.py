@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     command = add("report", _report, "repeat the answer of a study from the store alone")
     command.add_argument("study", help="a study's id or name, or the id of a run")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    command.add_argument(
+        "--rebuild", action="store_true", help="read all results from the store again"
+    )
 
     command = add("ui", _ui, "open MLflow's pages on the store, on this machine only")
     command.add_argument("--port", type=int, default=5000, help="default: 5000")
@@ -158,10 +161,18 @@ def _doctor(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from medtransfer.commands.report import answer
-    from medtransfer.tracking.store import open_client
+    from functools import partial
 
-    answer(open_client(_uri(arguments, rest)), arguments.study, arguments.out)
+    from medtransfer.commands.report import answer, rebuild
+    from medtransfer.tracking.ledger import ledger_path
+    from medtransfer.tracking.store import open_client, resolve_uri
+
+    config = _config(arguments, rest)
+    uri = resolve_uri(config.tracking.uri, config.paths.output)
+    client, ledger = open_client(uri), partial(ledger_path, uri, config.paths.output)
+    if arguments.rebuild:
+        rebuild(client, arguments.study, ledger)
+    answer(client, arguments.study, arguments.out, ledger)
     return 0
 
 

@@ -33,7 +33,7 @@ def evaluate(
     """Score one split with the selected model and log the predictions of each of its cases."""
     method = trainer.test if split == "test" else trainer.validate
     values = method(trial.model, feed.ordered(split), verbose=False)[0]
-    _keep(run, predictions(trial.model, trial.data, split))
+    run.frames(predictions(trial.model, trial.data, split), "predictions")
     return {f"{prefix}/{name.partition('/')[2]}": float(value) for name, value in values.items()}
 
 
@@ -47,14 +47,9 @@ def evaluate_elsewhere(
     tables = predictions(trial.model, external, "test")
     tables["test"]["split"] = "external"
     renamed = {"test": "external"}
-    _keep(run, {renamed.get(name, f"external_{name}"): frame for name, frame in tables.items()})
+    named = {renamed.get(name, f"external_{name}"): frame for name, frame in tables.items()}
+    run.frames(named, "predictions")
     return {f"external/{name.partition('/')[2]}": float(value) for name, value in values.items()}
-
-
-def _keep(run: Run, tables: dict[str, pd.DataFrame]) -> None:
-    with run.folder("predictions") as folder:
-        for name, frame in tables.items():
-            frame.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def predictions(model: Task, data: Data, split: Literal["val", "test"]) -> dict[str, pd.DataFrame]:

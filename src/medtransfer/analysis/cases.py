@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from medtransfer.analysis.layouts import Common, Layouts, identified
 from medtransfer.analysis.statistics.case_values import CASE_METRICS, case_values
 from medtransfer.analysis.statistics.intervals import Interval, two_way_interval
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from medtransfer.analysis.layouts import Layout
     from medtransfer.analysis.load import Study, Trial
     from medtransfer.analysis.statistics.case_values import Floats
 
@@ -58,45 +60,108 @@ class Matrix:
         return Matrix(self.values[:, :half] - self.values[:, half:], self.groups, self.dropped)
 
 
-def case_frame(study: Study, trial: Trial) -> pd.DataFrame | None:
+class Cases:
+    """What trials predicted, each read once, as values of a metric on the cases that they share.
+
+    Args:
+        read: From a trial to its predictions; None where it has none.
+        metric: What the values are of.
+    """
+
+    def __init__(self, read: Callable[[Trial], pd.DataFrame | None], metric: str) -> None:
+        self._read = read
+        self._metric = metric
+        self._layouts = Layouts(functools.partial(rare_classes, metric=metric))
+        self._of: dict[str, tuple[Layout, NDArray[np.intp]] | None] = {}
+        self._values: dict[tuple[str, Common | None], Floats] = {}
+
+    @classmethod
+    def of(cls, study: Study, split: str = "test") -> Cases:
+        """Return those of a study's own metric."""
+        return cls(lambda trial: study.predictions(trial.run_id, split), study.metric)
+
+    def layout(self, trial: Trial) -> Layout | None:
+        """Return a trial's cases; None where its predictions tell nothing of the metric."""
+        if trial.run_id not in self._of:
+            frame = self._read(trial)
+            if frame is None or not _tells(frame, self._metric):
+                self._of[trial.run_id] = None
+            else:  # the values too, now that the predictions are at hand
+                self._of[trial.run_id] = _, rows = self._layouts.of(frame)
+                self._values[trial.run_id, None] = values_of(_taken(frame, rows), self._metric)
+        found = self._of[trial.run_id]
+        return None if found is None else found[0]
+
+    def values(self, trial: Trial) -> Floats:
+        """Return the values of all of a trial's cases, in the order of its layout."""
+        self.layout(trial)
+        return self._values[trial.run_id, None]
+
+    def matrix(self, trials: Sequence[Trial]) -> Matrix:
+        """Return the values of the trials on the cases that all of them have.
+
+        Falls back to one row of the trials' metrics where predictions are lacking, or where the
+        trials were tested on different splits: then cases and seeds are not crossed.
+        """
+        layouts = list(dict.fromkeys(found for t in trials if (found := self.layout(t))))
+        crossed = len({trial.split_hash for trial in trials}) == 1
+        if not crossed or any(self._of[trial.run_id] is None for trial in trials):
+            return Matrix(np.array([[trial.metrics[self._metric] for trial in trials]]), None)
+        if len(layouts) == 1:
+            groups, total = layouts[0].groups, len(layouts[0].index)
+            columns = [self._values[trial.run_id, None] for trial in trials]
+        else:
+            common = self._layouts.common(layouts)
+            groups, total = common.groups, common.total
+            columns = [self._on(trial, common) for trial in trials]
+        values = np.column_stack(columns)
+        # A per-image metric may be undefined, as Dice is where there is nothing and nothing is
+        # found.
+        has = np.isfinite(values)
+        if has.all():
+            return Matrix(values, groups, total - len(values))
+        defined = has.any(axis=1)
+        kept = int(defined.sum())
+        return Matrix(_filled(values[defined]), groups[defined], total - kept)
+
+    def _on(self, trial: Trial, common: Common) -> Floats:
+        key = (trial.run_id, common)
+        if key not in self._values:
+            frame, found = self._read(trial), self._of[trial.run_id]
+            assert frame is not None
+            assert found is not None
+            layout, rows = found
+            frame = _taken(frame, rows[common.places[layout]])
+            self._values[key] = values_of(frame, self._metric)
+        return self._values[key]
+
+
+def case_frame(study: Study, trial: Trial, split: str = "test") -> pd.DataFrame | None:
     """Return a trial's predictions, one row a case; None where the metric has no case values.
 
     Two trials share a case when both its id and its target agree. A case listed twice, as the
     padding of a distributed sampler does, counts once.
     """
-    frame = study.predictions(trial.run_id)
-    if frame is None or not (study.metric in frame or study.metric in CASE_METRICS):
+    frame = study.predictions(trial.run_id, split)
+    if frame is None or not _tells(frame, study.metric):
         return None
-    case = frame["sample_id"]
-    if "exam_id" in frame:
-        case = case.fillna(frame["exam_id"])
-    group = frame["group_id"].fillna(case) if "group_id" in frame else case
-    frame = frame.assign(sample_id=case.astype(str), group_id=group.astype(str))
-    keys = ["sample_id", *(name for name in frame if str(name).startswith("target"))]
-    return frame.drop_duplicates("sample_id").set_index(keys, drop=False)
+    return identified(frame)
 
 
 def matrix(
     trials: Sequence[Trial], frames: Mapping[str, pd.DataFrame | None], metric: str
 ) -> Matrix:
-    """Return the values of the trials on the cases that all of them have.
+    """Return the values of trials whose frames, by run id, are at hand; see `Cases.matrix`."""
+    return Cases(lambda trial: frames[trial.run_id], metric).matrix(trials)
 
-    Falls back to one row of the trials' metrics where predictions are lacking, or where the trials
-    were tested on different splits: then cases and seeds are not crossed.
-    """
-    found = [frame for trial in trials if (frame := frames[trial.run_id]) is not None]
-    if not found or len(found) < len(trials) or len({trial.split_hash for trial in trials}) > 1:
-        return Matrix(np.array([[trial.metrics[metric] for trial in trials]]), None)
-    indices = [frame.index for frame in found]
-    # Sorted, so that the order of rows does not change the last digit.
-    common = functools.reduce(lambda a, b: a.intersection(b), indices).sort_values()
-    aligned = [frame.loc[common] for frame in found]
-    values = np.column_stack([values_of(frame, metric) for frame in aligned])
-    # A per-image metric may be undefined, as Dice is where there is nothing and nothing is found.
-    defined = np.isfinite(values).any(axis=1)
-    groups = aligned[0]["group_id"].to_numpy(dtype=str)[defined]
-    everything = functools.reduce(lambda a, b: a.union(b), indices)
-    return Matrix(_filled(values[defined]), groups, len(everything) - int(defined.sum()))
+
+def _taken(frame: pd.DataFrame, rows: NDArray[np.intp]) -> pd.DataFrame:
+    """Return these rows, at no cost where they are all of them in their order."""
+    return frame if np.array_equal(rows, np.arange(len(frame))) else frame.iloc[rows]
+
+
+def _tells(frame: pd.DataFrame, metric: str) -> bool:
+    return metric in frame or metric in CASE_METRICS
 
 
 def _filled(values: Floats) -> Floats:
@@ -121,7 +186,8 @@ def values_of(frame: pd.DataFrame, metric: str) -> Floats:
         return frame[metric].to_numpy(dtype=np.float64)
     if "target" not in frame:
         return _class_means(_by_label(frame, metric))
-    return case_values(metric, frame["target"].to_numpy(), _scores(frame).to_numpy())
+    scores = np.column_stack([frame[name].to_numpy() for name in _scores(frame)])
+    return case_values(metric, frame["target"].to_numpy(), scores)
 
 
 def _by_label(frame: pd.DataFrame, metric: str) -> Floats:
@@ -160,7 +226,7 @@ def rare_classes(frame: pd.DataFrame, metric: str) -> dict[str, int]:
     """Return the classes with so few cases that an interval by class may be too narrow."""
     if metric in frame or metric not in {"auroc", "balanced_accuracy"}:
         return {}
-    names = [str(name).removeprefix(_SCORE) for name in _scores(frame).columns]
+    names = [name.removeprefix(_SCORE) for name in _scores(frame)]
     if "target" in frame:
         counts = np.bincount(frame["target"].to_numpy(dtype=np.int64), minlength=len(names))
     else:  # of a label, the rarer of its two values
@@ -169,5 +235,5 @@ def rare_classes(frame: pd.DataFrame, metric: str) -> dict[str, int]:
     return {name: int(count) for name, count in zip(names, counts, strict=False) if count < _ENOUGH}
 
 
-def _scores(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.loc[:, [name for name in frame.columns if str(name).startswith(_SCORE)]]
+def _scores(frame: pd.DataFrame) -> list[str]:
+    return [str(name) for name in frame if str(name).startswith(_SCORE)]

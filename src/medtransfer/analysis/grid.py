@@ -38,16 +38,22 @@ class Cell:
         return f"{self.arm} @ {where(self.axes)}" if self.axes else self.arm
 
 
-def cells(study: Study) -> list[list[Cell]]:
-    """Return the cells of each setting; settings and arms in order, the grid filled up."""
-    settings = sorted({tuple(trial.axes.items()) for trial in study.trials}, key=_natural)
+def cells(study: Study, split: str = "test") -> list[list[Cell]]:
+    """Return the cells of each setting; settings and arms in order, the grid filled up.
+
+    Args:
+        study: Its trials have the metrics of `split`.
+        split: How the metrics are called where one is missing.
+    """
+    settings = sorted({tuple(trial.axes.items()) for trial in study.trials}, key=natural)
     arms = sorted({trial.arm for trial in study.trials})
     seeds = sorted({trial.seed for trial in study.trials}, key=lambda s: -inf if s is None else s)
     at = {(t.arm, tuple(t.axes.items()), t.seed): t for t in study.trials}
+    metric = f"{split}/{study.metric}"
 
     def cell(arm: str, setting: Setting) -> Cell:
         trials = {seed: at.get((arm, setting, seed)) for seed in seeds}
-        endings = {seed: _ending(trial, study.metric) for seed, trial in trials.items()}
+        endings = {seed: _ending(trial, metric) for seed, trial in trials.items()}
         return Cell(
             arm=arm,
             axes=dict(setting),
@@ -65,15 +71,21 @@ def where(axes: Mapping[str, str]) -> str:
 
 
 def _ending(trial: Trial | None, metric: str) -> str:
-    """Return why there is no value of the metric; empty where there is one."""
+    """Return why there is no value of the metric `<split>/<name>`; empty where there is one."""
     if trial is None:
         return "is missing"
     if trial.status != "FINISHED":
         return _ENDINGS.get(trial.status, trial.status.lower())
-    return "" if metric in trial.metrics else f"finished without test/{metric}"
+    return "" if metric.partition("/")[2] in trial.metrics else f"finished without {metric}"
 
 
-def _natural(setting: Setting) -> list[tuple[str, float, str]]:
+def same(declared: object, value: str) -> bool:
+    """Return whether a declared value of an axis, such as 1.0, is that of a trial, such as "1"."""
+    text = str(declared)
+    return text == value or (_number(text) == _number(value) < inf)
+
+
+def natural(setting: Setting) -> list[tuple[str, float, str]]:
     """Order 0.1 before 0.25 before 1, and numbers before words."""
     return [(key, _number(value), value) for key, value in setting]
 

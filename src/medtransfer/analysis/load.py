@@ -1,4 +1,4 @@
-"""Read a study from MLflow: its trials from the tags, their predictions on demand."""
+"""Read a study from its ledger or from MLflow: its trials from the tags, predictions on demand."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ import difflib
 import functools
 import json
 import re
-import tempfile
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pandas as pd
-
+from medtransfer.analysis.sources import from_ledger, from_store, in_store
 from medtransfer.analysis.statistics.average_precision import Matched, case_values
 from medtransfer.errors import StoreError
+from medtransfer.tracking import records
+from medtransfer.tracking.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from medtransfer.analysis.sources import Read, Row
+
 DEFAULT_ROPE = 0.01
-PREDICTIONS = "predictions/test.parquet"
-DETECTIONS = "predictions/detections.parquet"
 _TAG = "medtransfer."
 # The headline metric of a run that names none, in the order of preference of the tasks.
 _HEADLINES = ("auroc", "balanced_accuracy", "accuracy", "dice", "map")
+_KEPT = 512  # tables in memory
+
+
+class Predictions(Protocol):
+    """Where the predictions of a study's trials are read from."""
+
+    def __call__(self, run_id: str, split: str = "test", /) -> pd.DataFrame | None:
+        """Return a trial's predictions of a split, one row a case; None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Trial:
         cost: The costs, without the leading `cost/`.
         failure: One line on why it failed; empty where it did not.
         tags: All tags of the run.
+        external: The metrics on another site's data, without the leading `external/`.
+        best: Those on validation data in the selected epoch, without the leading `best/`.
+        settings: What was tuned: for a tuning trial what was drawn, for a final one what was
+            chosen.
+        draw: The number of a tuning trial within its cell.
     """
 
     run_id: str
@@ -53,6 +68,10 @@ class Trial:
     cost: Mapping[str, float]
     failure: str
     tags: Mapping[str, str] = field(repr=False)
+    external: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    draw: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +82,13 @@ class Study:
         run_id: The parent run, or the trial itself for a standalone trial.
         metric: The headline metric, such as `auroc`.
         rope: Differences up to this size do not matter.
-        predictions: From a run id to its test predictions, one row a case, or None without any.
+        predictions: From a run id, and a split other than `test`, to its predictions.
         notes: What a reader must know about the data, and about how the trials were found.
         waivers: Leaks in the data that the study was allowed to run with.
+        protocol: What the study declared before it ran; empty where it declared nothing.
+        tuning: The trials that chose the settings of those to compare, on validation data.
+        replaced: Attempts that do not count, which have cost all the same.
+        environment: Versions and machine of the first finished trial.
     """
 
     study_id: str
@@ -74,23 +97,31 @@ class Study:
     metric: str
     rope: float
     trials: tuple[Trial, ...]
-    predictions: Callable[[str], pd.DataFrame | None] = field(repr=False, compare=False)
+    predictions: Predictions = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
     waivers: tuple[str, ...] = ()
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    tuning: tuple[Trial, ...] = ()
+    replaced: tuple[Trial, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_study(client: MlflowClient, study: str) -> Study:
+def load_study(
+    client: MlflowClient, study: str, ledger: Callable[[str], Path] | None = None
+) -> Study:
     """Return the study, or the single trial, that `study` names.
 
     Args:
         client: A client of the store to read.
         study: A study id, the run name or run id of a study's parent run, or the run id of a
             trial. Of several studies with one name the newest is taken, and a note says so.
+        ledger: From a study id to the folder of its ledger, which is read instead of the store
+            where it holds all trials of the study.
 
     Raises:
         StoreError: Nothing in the store goes by that name.
     """
-    parents = _search(client, f"tags.`{_TAG}phase` = 'study'")
+    parents = records.search(client, f"tags.`{_TAG}phase` = 'study'")
     ids = [_study_id(run) for run in parents if study in (run.info.run_id, _study_id(run))]
     ids = ids or [_study_id(run) for run in parents if run.info.run_name == study]
     if not ids:
@@ -103,16 +134,15 @@ def load_study(client: MlflowClient, study: str) -> Study:
         )
     # A study resumed under a second parent run is still one study.
     chosen = [run for run in parents if _study_id(run) == ids[0]]
-    runs = [
-        run
-        for parent in chosen
-        for run in _search(client, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-        if run.data.tags.get(f"{_TAG}phase") == "final"
-    ]
-    trials = _counting(runs)
-    if replaced := len(runs) - len(trials):
-        notes.append(f"earlier attempts replaced by a retry: {replaced}")
-    return _study(client, chosen[0], trials, notes)
+    found = None if ledger is None else from_ledger(client, chosen, Ledger(ledger(ids[0])))
+    rows, read = found or from_store(client, chosen)
+    return _study(client, chosen[0], rows, read, notes)
+
+
+def parents_of(client: MlflowClient, study_id: str) -> list[str]:
+    """Return the ids of a study's parent runs, newest first."""
+    query = f"tags.`{_TAG}study_id` = '{study_id}' and tags.`{_TAG}phase` = 'study'"
+    return [run.info.run_id for run in records.search(client, query)]
 
 
 def _standalone(client: MlflowClient, run_id: str, parents: Sequence[Run]) -> Study:
@@ -133,11 +163,27 @@ def _standalone(client: MlflowClient, run_id: str, parents: Sequence[Run]) -> St
             choices=difflib.get_close_matches(run_id, known, n=5, cutoff=0.4) or names[:5],
             remedy="medtransfer ui shows what the store holds",
         )
-    return _study(client, run, [_trial(run)], [])
+    return _study(
+        client,
+        run,
+        [{**records.row(run), f"{records.TAG}{_TAG}phase": "final"}],
+        in_store(client),
+        [],
+    )
 
 
-def _study(client: MlflowClient, run: Run, trials: list[Trial], notes: list[str]) -> Study:
+def _study(
+    client: MlflowClient, run: Run, rows: Iterable[Row], read: Read, notes: list[str]
+) -> Study:
     tags = run.data.tags
+    attempts: dict[str, list[Row]] = {"final": [], "tuning": []}
+    for row in rows:
+        # other runs of a study, such as its summaries, are no trials
+        attempts.get(str(row.get(f"{records.TAG}{_TAG}phase")), []).append(row)
+    trials, replaced = _counting(attempts["final"])
+    tuning, earlier = _counting(attempts["tuning"])
+    if replaced or earlier:
+        notes.append(f"earlier attempts replaced by a retry: {len(replaced) + len(earlier)}")
     found = {name for trial in trials for name in trial.metrics}
     metric = tags.get(f"{_TAG}metric") or next(
         (name for name in (*_HEADLINES, *sorted(found)) if name in found), _HEADLINES[0]
@@ -149,49 +195,74 @@ def _study(client: MlflowClient, run: Run, trials: list[Trial], notes: list[str]
         metric=metric,
         rope=float(tags.get(f"{_TAG}rope") or DEFAULT_ROPE),
         trials=tuple(trials),
-        predictions=functools.cache(functools.partial(_predictions, client)),
+        predictions=functools.lru_cache(_KEPT)(functools.partial(_predictions, read)),
         notes=(*_listed(tags, "notes"), *notes),
         waivers=_listed(tags, "waivers"),
+        protocol=json.loads(tags.get(f"{_TAG}protocol", "{}")),
+        tuning=tuple(tuning),
+        replaced=(*replaced, *earlier),
+        environment=_environment(client, trials),
     )
+
+
+def _environment(client: MlflowClient, trials: Sequence[Trial]) -> dict[str, Any]:
+    first = next((trial.run_id for trial in trials if trial.status == "FINISHED"), None)
+    return (records.document(client, first, "environment.json") if first else None) or {}
 
 
 def _listed(tags: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(json.loads(tags.get(f"{_TAG}{name}", "[]")))
 
 
-def _counting(runs: Sequence[Run]) -> list[Trial]:
-    """Keep of each arm, cell and seed the latest finished attempt, else the latest."""
-    attempts = sorted(runs, key=lambda run: (run.info.status == "FINISHED", run.info.start_time))
-    latest = {
-        (trial.arm, tuple(trial.axes.items()), trial.seed): trial for trial in map(_trial, attempts)
-    }
-    return sorted(
-        latest.values(), key=lambda t: (t.arm, *t.axes.items(), -1 if t.seed is None else t.seed)
-    )
+def _counting(rows: Sequence[Row]) -> tuple[list[Trial], list[Trial]]:
+    """Keep of each arm, cell, seed and draw the latest finished attempt, else the latest.
+
+    Returns:
+        Those, in order, and the others.
+    """
+    attempts = sorted(rows, key=lambda row: (row["status"] == "FINISHED", row["start_time"]))
+    trials = [_trial(row) for row in attempts]
+    latest = {(t.arm, tuple(t.axes.items()), t.seed, t.draw): t for t in trials}
+    kept = {trial.run_id for trial in latest.values()}
+    order = sorted(latest.values(), key=_place)
+    return order, [trial for trial in trials if trial.run_id not in kept]
 
 
-def _trial(run: Run) -> Trial:
-    tags = run.data.tags
-    arm = tags.get(f"{_TAG}arm") or run.info.run_name
-    seed = tags.get(f"{_TAG}seed", "")
+def _place(trial: Trial) -> tuple[Any, ...]:
+    numbers = (-1 if each is None else each for each in (trial.seed, trial.draw))
+    return trial.arm, *trial.axes.items(), ("", ""), *numbers
+
+
+def _trial(row: Row) -> Trial:
+    tags = records.under(records.TAG, row)
+    metrics = records.under(records.METRIC, row)
+    arm = tags.get(f"{_TAG}arm") or tags.get("mlflow.runName", "")
     return Trial(
-        run_id=run.info.run_id,
+        run_id=row["run_id"],
         arm=arm,
         axes=_axes(tags.get(f"{_TAG}cell", "").removeprefix(arm)),
-        seed=int(seed) if seed.lstrip("-").isdigit() else None,
-        status=run.info.status,
+        seed=_whole(tags.get(f"{_TAG}seed")),
+        status=row["status"],
         split_hash=tags.get(f"{_TAG}split_hash"),
-        metrics=_under("test/", run.data.metrics),
-        cost=_under("cost/", run.data.metrics),
-        failure=_failure(run),
-        tags=dict(tags),
+        metrics=_under("test/", metrics),
+        cost=_under("cost/", metrics),
+        failure=_failure(row["status"], tags),
+        tags=tags,
+        external=_under("external/", metrics),
+        best=_under("best/", metrics),
+        settings=json.loads(tags.get(f"{_TAG}settings") or "{}"),
+        draw=_whole(tags.get(f"{_TAG}draw")),
     )
 
 
-def _failure(run: Run) -> str:
-    if run.info.status not in {"FAILED", "KILLED"}:
+def _failure(status: str, tags: Mapping[str, str]) -> str:
+    if status not in {"FAILED", "KILLED"}:
         return ""
-    return run.data.tags.get(f"{_TAG}failure") or f"{run.info.status.lower()}, no reason recorded"
+    return tags.get(f"{_TAG}failure") or f"{status.lower()}, no reason recorded"
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.lstrip("-").isdigit() else None
 
 
 def _axes(cell: str) -> dict[str, str]:
@@ -212,48 +283,10 @@ def _study_id(run: Run) -> str:
     return str(run.data.tags.get(f"{_TAG}study_id") or run.info.run_id)
 
 
-def _search(client: MlflowClient, query: str) -> list[Run]:
-    """Return the active runs of all experiments that match, newest first."""
-    experiments = [each.experiment_id for each in _pages(client.search_experiments)]
-    return list(
-        _pages(
-            functools.partial(
-                client.search_runs, experiments, query, order_by=["attributes.start_time DESC"]
-            )
-        )
-    )
-
-
-def _pages(search: Callable[..., Any]) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _predictions(client: MlflowClient, run_id: str) -> pd.DataFrame | None:
-    folder = PREDICTIONS.rpartition("/")[0]
-    there = {each.path for each in client.list_artifacts(run_id, folder)}
-    if PREDICTIONS not in there:
-        return None
-    frame = _table(client, run_id, PREDICTIONS)
-    if DETECTIONS in there:
+def _predictions(read: Read, run_id: str, split: str = "test", /) -> pd.DataFrame | None:
+    frame = read(run_id, split)
+    found = read(run_id, "detections" if split == "test" else f"{split}_detections")
+    if frame is not None and found is not None:
         classes = [str(n).removeprefix("truths_") for n in frame if str(n).startswith("truths_")]
-        matched = Matched.from_frames(_table(client, run_id, DETECTIONS), frame, classes)
-        frame = frame.assign(**case_values(matched))
+        frame = frame.assign(**case_values(Matched.from_frames(found, frame, classes)))
     return frame
-
-
-def _table(client: MlflowClient, run_id: str, name: str) -> pd.DataFrame:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = client.download_artifacts(run_id, name, scratch)
-        try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are of both kinds
-            raise StoreError(
-                f"{name} of run {run_id} cannot be read: {error}",
-                remedy="run the trial again: study.resume=true study.retry_failed=true",
-            ) from error

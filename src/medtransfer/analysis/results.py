@@ -92,6 +92,7 @@ class Crossing:
         hi: Upper end.
         unit: What `at` counts.
         text: The same in words.
+        axes: The values of the other data axes.
     """
 
     a: str
@@ -102,6 +103,7 @@ class Crossing:
     hi: float | None
     unit: str
     text: str
+    axes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from medtransfer.analysis.grid import where
 from medtransfer.analysis.results import Arm, Results
+from medtransfer.tracking import records
 from medtransfer.tracking.runs import TAG, Run, open_run
 from medtransfer.tracking.store import Store
 
@@ -24,20 +23,20 @@ def summarise(store: Store, parent: str, results: Results) -> None:
         results: What its report states.
     """
     query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{TAG}phase` = "
-    found = _all(store, query + "'summary'")
+    found = records.search(store.client, query + "'summary'")
     known = {run.data.tags[f"{TAG}cell"]: run.info.run_id for run in found}
     first: dict[str, dict[str, str]] = {}
-    for run in _all(store, query + "'final'"):
+    for run in records.search(store.client, query + "'final'"):
         first.setdefault(run.data.tags[f"{TAG}cell"], run.data.tags)
     for row in results.arms:
         cell = f"{row.arm} @ {where(row.axes)}" if row.axes else row.arm
         trial = first.get(cell, {})
         choices = {name: trial[TAG + name] for name in CHOICES if TAG + name in trial}
         tags = {"phase": "summary", "study_id": results.study_id, "arm": row.arm, "cell": cell}
-        with open_run(store, cell, tags | choices, parent=parent, again=known.get(cell)) as run:
-            _log(run, row, results.metric)
+        with open_run(store, cell, tags | choices, parent=parent, again=known.get(cell)) as opened:
+            _log(opened, row, results.metric)
             if cell not in known:
-                run.params(choices)
+                opened.params(choices)
 
 
 def _log(run: Run, row: Arm, metric: str) -> None:
@@ -49,14 +48,3 @@ def _log(run: Run, row: Arm, metric: str) -> None:
         **{f"cost/{name}": value for name, value in row.cost.items()},
     }
     run.metrics({name: value for name, value in values.items() if value is not None})
-
-
-def _all(store: Store, query: str) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = store.client.search_runs([store.experiment_id], query, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found

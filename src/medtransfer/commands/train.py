@@ -32,6 +32,7 @@ from medtransfer.components import build
 from medtransfer.config import TrainConfig
 from medtransfer.console import Reporter
 from medtransfer.study import signature
+from medtransfer.tracking.ledger import Ledger, ledger_path
 from medtransfer.tracking.runs import TAG, open_run
 from medtransfer.tracking.store import Store, redact, resolve_uri
 
@@ -62,6 +63,7 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
     Returns:
         The exit code: 0, or 1 when a trial failed.
     """
+    from medtransfer.analysis.load import parents_of
     from medtransfer.commands.report import answer
     from medtransfer.commands.summaries import summarise
 
@@ -90,11 +92,20 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         for dataset, inspection in found.inspections.items():
             with parent.folder(f"audit/{dataset}") as folder:
                 inspection.save(folder)
-        sweep = Sweep(study_id, parent.run_id, plan.swept, plan.trials, resumed=before is not None)
+        ledger = partial(ledger_path, store.uri, config.paths.output)
+        sweep = Sweep(
+            study_id,
+            parent.run_id,
+            plan.swept,
+            plan.trials,
+            ledger(study_id),
+            resumed=before is not None,
+        )
         with Reporter(sweep.trials):
             outcomes: list[Outcome] = app.multirun(partial(run_in_sweep, sweep=sweep), overrides)
         out = config.paths.output / "reports" / study_id
-        results = answer(store.client, parent.run_id, out)
+        Ledger(sweep.ledger).catch_up(store.client, parents_of(store.client, study_id))
+        results = answer(store.client, parent.run_id, out, ledger)
         summarise(store, parent.run_id, results)
         told = f"{results.headline}\n\nThe report: report/report.html among the artifacts."
         store.client.set_tag(parent.run_id, "mlflow.note.content", told)

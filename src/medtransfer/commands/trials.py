@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,10 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from medtransfer.app import Composed
 from medtransfer.config import BaseConfig, TrainConfig
 from medtransfer.console import Reporter
+from medtransfer.tracking import records
+from medtransfer.tracking.ledger import Ledger
 from medtransfer.tracking.runs import TAG, Run, flatten, open_run, reason
 from medtransfer.tracking.store import Store, open_store, redact, resolve_uri
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from medtransfer.run import Trial
 
 DATA_KEYS = ("dataset", "task")  # what is swept here makes a row of its own, not an arm
@@ -31,6 +37,7 @@ class Sweep:
         run_id: The parent run.
         swept: Keys that differ between trials.
         trials: How many there are; 0 when nobody knows yet.
+        ledger: The folder that holds all results of the study.
         resumed: Whether the study was there before: what is finished in it stays as it is.
     """
 
@@ -38,6 +45,7 @@ class Sweep:
     run_id: str
     swept: tuple[str, ...]
     trials: int
+    ledger: Path
     resumed: bool = False
 
 
@@ -74,14 +82,14 @@ def run_in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     label = label_of(tags)
     reporter = Reporter.active or Reporter(sweep.trials)
     reporter.start(label, composed.number, unit_of(config))
-    run_id = ""
+    run_id, tables = "", {}
     try:
         trial = prepare(config) if sweep.resumed else None
         if trial is not None and (found := _finished(store, sweep, trial, tags)) is not None:
             reporter.finish("finished before")
             return found
         with open_run(store, label, tags, parent=sweep.run_id) as run:
-            run_id = run.run_id
+            run_id, tables = run.run_id, run.tables
             log_config(run, composed)
             trial = trial or prepare(config)
             run.tags({"metric": trial.model.headline})
@@ -90,10 +98,19 @@ def run_in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     except Exception as error:  # whatever a trial raises is told, and the sweep goes on
         reporter.finish(f"failed: {reason(error)}")
         return Outcome(label, "FAILED", run_id, reason(error))
+    finally:
+        if run_id:
+            _enter(store, sweep, run_id, tables)
     split = "test" if config.test else "best"
     value = metrics.get(f"{split}/{trial.model.headline}")
     reporter.finish("finished" if value is None else f"{split}/{trial.model.headline} {value:.3f}")
     return Outcome(label, "FINISHED", run_id, score=_score(trial, metrics))
+
+
+def _enter(store: Store, sweep: Sweep, run_id: str, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Enter a trial that ended into the study's ledger."""
+    with suppress(OSError):  # the study's end fetches from the store what is not there
+        Ledger(sweep.ledger).append(records.row(store.client.get_run(run_id)), tables)
 
 
 def _score(trial: Trial, metrics: Mapping[str, float]) -> float | None:
@@ -135,14 +152,7 @@ def _search(store: Store, sweep: Sweep, tags: Mapping[str, str]) -> list[Any]:
     """Return the trials of the sweep with these tags, whose values hold no quotes."""
     told = {"mlflow.parentRunId": sweep.run_id} | {TAG + k: v for k, v in tags.items()}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in told.items())
-    found: list[Any] = []
-    token = None
-    while True:
-        page = store.client.search_runs([store.experiment_id], query, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    return list(records.search(store.client, query))
 
 
 def trial_tags(

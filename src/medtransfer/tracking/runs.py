@@ -10,10 +10,13 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medtransfer.errors import MedtransferError
 from medtransfer.tracking.store import Store, redact
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARAM_LENGTH = 6000  # MLflow's own limit
 BATCH = 100  # MLflow's own limit on params in one call
@@ -49,6 +52,8 @@ class Run:
     def __init__(self, store: Store, run_id: str) -> None:
         self.store = store
         self.run_id = run_id
+        self.tables: dict[str, pd.DataFrame] = {}
+        """What `frames` has logged."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics at one step."""
@@ -82,6 +87,13 @@ class Run:
     def json(self, content: Any, name: str) -> None:
         """Write an artifact as indented JSON."""
         self.text(json.dumps(content, indent=2, default=str) + "\n", name)
+
+    def frames(self, tables: Mapping[str, pd.DataFrame], folder: str) -> None:
+        """Write tables as Parquet artifacts, and remember them for the ledger."""
+        with self.folder(folder) as place:
+            for name, table in tables.items():
+                table.to_parquet(place / f"{name}.parquet", index=False)
+        self.tables |= tables
 
     @contextmanager
     def folder(self, name: str = "") -> Iterator[Path]:

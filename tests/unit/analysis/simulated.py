@@ -55,7 +55,21 @@ def study(arms, seeds=range(3), *, axes=({},), metric="auroc", rope=0.01, **opti
             tags={},
         )
         trials.append(trial)
-    return Study("id0", "made up", "run0", metric, rope, tuple(trials), frames.get)
+    return Study("id0", "made up", "run0", metric, rope, tuple(trials), stored(frames))
+
+
+def stored(frames):
+    """Return what reads test predictions, and those of other splits from `<split> <run>`."""
+
+    def read(run_id, split="test"):
+        return frames.get(run_id if split == "test" else f"{split} {run_id}")
+
+    return read
+
+
+def of_test(read):
+    """Return what reads predictions of the test split by a function of the run id."""
+    return lambda run_id, split="test": read(run_id) if split == "test" else None
 
 
 def changed(made, change):
@@ -79,6 +93,7 @@ def log_trial(client, experiment, parent, arm, seed, *, frame=None, **given):
         tags["mlflow.parentRunId"] = parent
     if failure := given.get("failure"):
         tags["medtransfer.failure"] = failure
+    tags |= {f"medtransfer.{name}": value for name, value in given.get("tags", {}).items()}
     run = client.create_run(
         experiment, tags=tags, run_name=f"{arm}-{seed}", start_time=given.get("start", 1000)
     ).info.run_id
@@ -87,20 +102,24 @@ def log_trial(client, experiment, parent, arm, seed, *, frame=None, **given):
         client.log_metric(run, "cost/train_seconds", 120.0 if "fine" in arm else 10.0)
         client.log_metric(run, "cost/trainable_parameters", 11_181_642 if "fine" in arm else 1026)
         client.log_metric(run, "cost/peak_memory_mb", 1812.0)
-        path = Path(given["folder"]) / "test.parquet"
-        frame.to_parquet(path)
-        client.log_artifact(run, str(path), "predictions")
+        for name, table in {"test": frame, **given.get("tables", {})}.items():
+            path = Path(given["folder"]) / f"{name}.parquet"
+            table.to_parquet(path)
+            client.log_artifact(run, str(path), "predictions")
+        for name, value in given.get("metrics", {}).items():
+            client.log_metric(run, name, value)
     if status != "RUNNING":
         client.set_terminated(run, status)
     return run
 
 
-def log_parent(client, experiment, name, study_id, start=1000):
+def log_parent(client, experiment, name, study_id, start=1000, **given):
     tags = {
         "medtransfer.study_id": study_id,
         "medtransfer.phase": "study",
         "medtransfer.metric": "auroc",
         "medtransfer.rope": "0.02",
+        **{f"medtransfer.{key}": value for key, value in given.items()},
     }
     run = client.create_run(experiment, tags=tags, run_name=name, start_time=start)
     return run.info.run_id

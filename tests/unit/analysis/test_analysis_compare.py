@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import FE, FT, changed, study
+from simulated import FE, FT, changed, of_test, predictions, stored, study
 
-from medtransfer.analysis.cases import case_frame, values_of
+from medtransfer.analysis.cases import Cases, case_frame, values_of
 from medtransfer.analysis.compare import compare, difference, paired_seeds
 from medtransfer.analysis.grid import cells
 from medtransfer.analysis.statistics.intervals import two_way_interval
+from medtransfer.analysis.statistics.verdicts import holm
 
 
 def test_an_arm_is_its_mean_over_cases_and_seeds():
@@ -47,17 +48,16 @@ def test_a_contrast_pairs_cases_and_seeds():
 def test_swapping_arms_mirrors_and_the_order_of_rows_and_trials_does_not_matter(seed, k):
     rng = np.random.default_rng(seed)
     made = study({FE: 1.0, FT: 1.4}, k=k, n=60)
-    frames = {t.run_id: case_frame(made, t) for t in made.trials}
     ((a, b),) = cells(made)
-    there = difference(a, b, paired_seeds(a, b), frames, "auroc").interval()
-    back = difference(b, a, paired_seeds(b, a), frames, "auroc").interval()
+    there = difference(a, b, paired_seeds(a, b), Cases.of(made)).interval()
+    back = difference(b, a, paired_seeds(b, a), Cases.of(made)).interval()
     assert (there.estimate, there.lo, there.hi) == (-back.estimate, -back.hi, -back.lo)
     assert there.p == back.p
     order = [made.trials[i] for i in rng.permutation(len(made.trials))]
     shuffled = replace(
         made,
         trials=tuple(order),
-        predictions=lambda run: made.predictions(run).sample(frac=1, random_state=rng),
+        predictions=of_test(lambda run: made.predictions(run).sample(frac=1, random_state=rng)),
     )
     assert compare(shuffled) == compare(made)
 
@@ -148,7 +148,7 @@ def test_a_split_of_its_own_for_each_seed_leaves_intervals_over_seeds():
 
 
 def test_without_predictions_the_seeds_remain():
-    made = replace(study({FE: 1.0, FT: 2.0}), predictions={}.get)
+    made = replace(study({FE: 1.0, FT: 2.0}), predictions=stored({}))
     (contrast,) = compare(made).contrasts
     by_seed = {(t.arm, t.seed): t.metrics["auroc"] for t in made.trials}
     expected = [by_seed[FT, s] - by_seed[FE, s] for s in range(3)]
@@ -164,7 +164,7 @@ def test_a_column_named_like_the_metric_holds_values_per_case():
         dice = np.where(frame["sample_id"] == "s0007", np.nan, 0.5 + 0.2 * run.startswith("fine"))
         return frame.assign(dice=dice)
 
-    made = replace(plain, metric="dice", predictions=segmented)
+    made = replace(plain, metric="dice", predictions=of_test(segmented))
     made = changed(made, lambda t: {"metrics": {"dice": 0.5 + 0.2 * (t.arm == FT)}})
     comparison = compare(made)
     (contrast,) = comparison.contrasts
@@ -183,7 +183,7 @@ def test_only_common_cases_with_equal_targets_count():
             frame = frame[frame["sample_id"] != "s0010"]
         return frame
 
-    comparison = compare(replace(made, predictions=relabelled))
+    comparison = compare(replace(made, predictions=of_test(relabelled)))
     assert comparison.contrasts[0].n_cases == 118
     assert {row.arm: row.n_cases for row in comparison.arms} == {FE: 120, FT: 119}
 
@@ -192,12 +192,15 @@ def test_repeated_cases_count_once_and_an_exam_stands_in_for_its_samples():
     made = study({FE: 1.0, FT: 2.0})
     exams = replace(
         made,
-        predictions=lambda run: made.predictions(run).assign(
-            exam_id=lambda f: f["sample_id"], sample_id=None, group_id=None
+        predictions=of_test(
+            lambda run: made.predictions(run).assign(
+                exam_id=lambda f: f["sample_id"], sample_id=None, group_id=None
+            )
         ),
     )
     padded = replace(
-        made, predictions=lambda run: pd.concat([f := made.predictions(run), f.head(4)])
+        made,
+        predictions=of_test(lambda run: pd.concat([f := made.predictions(run), f.head(4)])),
     )
     assert compare(exams).contrasts == compare(padded).contrasts == compare(made).contrasts
 
@@ -227,9 +230,166 @@ def test_rare_classes_are_said():
 
 def test_an_undefined_metric_is_no_number():
     made = study({FE: 1.0, FT: 2.0}, n=40)
-    single = replace(made, predictions=lambda run: made.predictions(run).query("target == 1"))
+    single = replace(
+        made, predictions=of_test(lambda run: made.predictions(run).query("target == 1"))
+    )
     comparison = compare(single)
     (contrast,) = comparison.contrasts
     assert (contrast.diff, contrast.lo, contrast.p_adj) == (None, None, None)
     assert contrast.verdict == "undecided"
     assert {row.mean for row in comparison.arms} == {None}
+
+
+def declared(made, a, b, at=None):
+    return replace(made, protocol={"primary": {"a": a, "b": b, "at": at or {}}})
+
+
+def test_the_declared_contrast_is_tested_as_it_is_and_the_others_are_corrected():
+    axes = [{"dataset.fraction": value} for value in ("0.1", "0.5", "1.0")]
+    made = study({FE: 1.0, FT: 1.2, "lora": 1.1}, axes=axes)
+    plain = compare(made)
+    assert plain.primary is None
+    assert not any(c.primary for c in plain.contrasts)
+    found = compare(declared(made, FE, FT))
+    assert [c.primary for c in found.contrasts].count(True) == 1
+    primary = found.primary
+    assert primary in found.contrasts
+    # as it was declared, whoever is ahead; without a setting the last one
+    assert (primary.a, primary.b, primary.axes) == (FE, FT, {"dataset.fraction": "1.0"})
+    assert primary.p_adj == primary.p
+    (same,) = [c for c in plain.contrasts if {c.a, c.b} == {FE, FT} and c.axes == primary.axes]
+    assert (primary.diff, primary.lo, primary.hi) == (-same.diff, -same.hi, -same.lo)
+    assert primary.p == same.p < same.p_adj
+    others = [c for c in found.contrasts if not c.primary]
+    assert [c.p_adj for c in others] == list(holm([c.p for c in others]))
+    assert holm([c.p for c in plain.contrasts]).tolist() == [c.p_adj for c in plain.contrasts]
+
+
+@pytest.mark.parametrize("value", ["0.1", 0.1, "0.10"])
+def test_the_declared_contrast_is_found_under_its_setting(value):
+    axes = [{"dataset.fraction": v} for v in ("0.1", "1")]
+    made = declared(study({FE: 1.0, FT: 2.0}, axes=axes), FT, FE, {"dataset.fraction": value})
+    assert compare(made).primary.axes == {"dataset.fraction": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "at", "why"),
+    [
+        ("x", FT, {}, "no trial is of x"),
+        ("x", "y", {}, "no trial is of x or y"),
+        (FE, FT, {"dataset.fraction": 0.2}, "no trial is @ dataset.fraction=0.2"),
+        (FE, "dead", {}, f"{FE} and dead share no finished seed on the same split"),
+    ],
+)
+def test_a_declared_contrast_that_cannot_be_tested_is_said(a, b, at, why):
+    made = changed(
+        study({FE: 1.0, FT: 2.0, "dead": 1.0}),
+        lambda t: {"status": "FAILED", "metrics": {}} if t.arm == "dead" else None,
+    )
+    comparison = compare(declared(made, a, b, at))
+    assert (comparison.primary, comparison.untested) == (None, why)
+    assert f"the primary contrast could not be tested: {why}" in comparison.notes
+
+
+def test_an_arm_that_lacks_a_seed_is_marked_and_ranks_behind_those_that_have_all():
+    made = study({FE: 1.0, FT: 2.5, "lora": 2.0})
+    made = replace(made, trials=tuple(t for t in made.trials if (t.arm, t.seed) != (FT, 2)))
+    comparison = compare(made)
+    assert [(row.arm, row.incomplete) for row in comparison.arms] == [
+        ("lora", False),
+        (FE, False),
+        (FT, True),
+    ]
+    row = comparison.arms[-1]
+    assert row.mean > comparison.arms[0].mean
+    assert row.by_seed == {str(t.seed): t.metrics["auroc"] for t in made.trials if t.arm == FT}
+    seeds = {frozenset({c.a, c.b}): c.n_seeds for c in comparison.contrasts}
+    assert seeds == {
+        frozenset({"lora", FE}): 3,
+        frozenset({"lora", FT}): 2,
+        frozenset({FE, FT}): 2,
+    }
+
+
+def external(made, arms, seeds=range(3)):
+    """Give the study predictions of another site, where the arms have other skills."""
+    frames = {f"external {t.run_id}": predictions(arms[t.arm], t.seed, n=90) for t in made.trials}
+    own = {t.run_id: made.predictions(t.run_id) for t in made.trials}
+
+    def told(trial):
+        frame = frames[f"external {trial.run_id}"]
+        return {"external": {"auroc": float(values_of(frame, "auroc").mean())}}
+
+    return replace(changed(made, told), predictions=stored(own | frames))
+
+
+def test_external_data_are_compared_by_their_own_metrics_and_cases():
+    made = external(study({FE: 1.0, FT: 2.5}), {FE: 2.5, FT: 1.0})
+    (here,) = compare(made).contrasts
+    found = compare(declared(made, FE, FT), "external")
+    (there,) = found.contrasts
+    assert (here.a, here.n_cases) == (FT, 120)
+    assert (there.a, there.n_cases, there.verdict) == (FE, 90, "better")
+    assert found.primary is None
+    assert not found.untested
+    expected = compare(study({FE: 2.5, FT: 1.0}, n=90)).contrasts[0]
+    assert there.diff == pytest.approx(expected.diff)
+
+
+def test_a_trial_without_external_data_is_missing_there_alone():
+    made = external(study({FE: 1.0, FT: 2.5}), {FE: 2.5, FT: 1.0})
+    made = changed(made, lambda t: {"external": {}} if (t.arm, t.seed) == (FE, 1) else None)
+    assert compare(made).notes == ()
+    assert f"{FE}: seed 1 finished without external/auroc" in compare(made, "external").notes
+
+
+def test_an_undecided_contrast_says_what_it_would_need_and_a_decided_one_does_not():
+    undecided = compare(study({FE: 1.0, FT: 1.3}, range(5), n=60)).contrasts[0]
+    assert undecided.verdict == "undecided"
+    assert undecided.more_cases > 0
+    decided = compare(study({FE: 1.0, FT: 2.5}, range(5))).contrasts[0]
+    assert (decided.more_cases, decided.more_seeds) == (None, None)
+    seeds = compare(replace(study({FE: 1.0, FT: 1.3}, range(5)), predictions=stored({})))
+    assert seeds.contrasts[0].more_cases is None
+
+
+def test_what_is_needed_grows_with_the_correction():
+    axes = [{"dataset.fraction": value} for value in ("0.1", "0.5", "1")]
+    made = study({FE: 1.0, FT: 1.3}, range(5), axes=axes, n=60)
+    secondary = compare(made).contrasts[-1]
+    primary = compare(declared(made, FT, FE)).primary
+    assert secondary.diff == primary.diff
+    assert secondary.more_cases > primary.more_cases
+
+
+@pytest.mark.parametrize("metric", ["auroc", "brier", "dice"])
+def test_trials_with_other_cases_do_not_change_what_the_rest_share(metric):
+    """Arms that share all cases, and one that lacks some, each pair by its own common cases."""
+    arms = {FE: 1.0, FT: 2.0, "lora": 1.5}
+    whole = study(arms)
+    rng = np.random.default_rng(0)
+    dice = {t.run_id: rng.random(120) for t in whole.trials}
+    for each in dice.values():
+        each[rng.integers(0, 120, 15)] = np.nan
+
+    def read(run):
+        frame = whole.predictions(run).sort_values("sample_id").assign(dice=dice[run])
+        return frame[frame["sample_id"] > "s0019"] if run.startswith("lora") else frame
+
+    made = replace(whole, metric=metric, predictions=of_test(read))
+    made = changed(made, lambda _: {"metrics": {metric: 0.5}})
+    cases = Cases.of(made)
+    frames = {t.run_id: case_frame(made, t).reset_index(drop=True) for t in made.trials}
+    for chosen in (made.trials, made.trials[:6], made.trials[3:], made.trials[::2]):
+        found = cases.matrix(chosen)
+        # by pandas alone, trial by trial
+        common = set.intersection(*(set(frames[t.run_id]["sample_id"]) for t in chosen))
+        parts = [frames[t.run_id] for t in chosen]
+        parts = [part[part["sample_id"].isin(common)] for part in parts]
+        columns = [values_of(part.sort_values("sample_id"), metric) for part in parts]
+        means = [np.nanmean(column) for column in columns]
+        assert found.values.mean(axis=0) == pytest.approx(means)
+        kept = np.isfinite(columns).any(axis=0).sum()
+        assert (found.n_cases, found.n_groups) == (kept, kept)
+        if metric != "dice":
+            assert found.values == pytest.approx(np.column_stack(columns))

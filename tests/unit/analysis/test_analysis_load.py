@@ -1,13 +1,18 @@
 """Studies read from a real store."""
 
+import json
+
 import mlflow
 import pandas as pd
 import pytest
-from simulated import FE, FT, ODD, log_parent, log_trial
+from simulated import FE, FT, ODD, log_parent, log_trial, predictions
 
 from medtransfer.analysis import load
 from medtransfer.analysis.load import load_study
+from medtransfer.analysis.report.build import build
 from medtransfer.errors import StoreError
+from medtransfer.tracking import records
+from medtransfer.tracking.ledger import Ledger
 
 
 @pytest.mark.parametrize("name", ["sid", "BUSI | probe", "parent"])
@@ -138,3 +143,122 @@ def test_pages_are_followed_to_the_end(store, monkeypatch):
     monkeypatch.setattr(client, "search_experiments", small(client.search_experiments))
     assert len(load_study(client, "sid").trials) == 9
     assert sum(token is not None for token in asked) > 4
+
+
+@pytest.fixture
+def protocol(store, tmp_path):
+    """Return a client, the parent and the runs of a study with all that a protocol writes."""
+    client, ids = store
+    experiment = client.get_run(ids["stranger"]).info.experiment_id
+    declared = {"primary": {"a": FT, "b": FE, "at": {}}, "seeds": [0, 1]}
+    parent = log_parent(client, experiment, "declared", "pid", protocol=json.dumps(declared))
+    # a run needs a time of its own: a ledger is told from the store by what began later
+    given = {"folder": tmp_path, "start": 5000}
+    runs = {}
+    for arm, skill in ((FE, 1.0), (FT, 2.5)):
+        for seed in range(2):
+            runs[arm, seed] = log_trial(
+                client,
+                experiment,
+                parent,
+                arm,
+                seed,
+                frame=predictions(skill, seed),
+                tables={
+                    "val": predictions(skill, seed, n=40),
+                    "external": predictions(1.0, seed, n=80),
+                },
+                metrics={"external/auroc": 0.7, "best/auroc": 0.8},
+                tags={"settings": '{"lr": 0.1}', "tuned": "yes"},
+                **given,
+            )
+        tags = {"draw": "0", "settings": '{"lr": 0.1}'}
+        runs[arm, "draw"] = log_trial(
+            client, experiment, parent, arm, 0, phase="tuning", status="KILLED", tags=tags, **given
+        )
+    client.log_dict(runs[FE, 0], {"python": "3.11"}, "environment.json")
+    log_trial(client, experiment, parent, FE, 0, phase="summary", status="KILLED", start=9000)
+    yield client, parent, runs
+    for run in (*runs.values(), parent):
+        client.delete_run(run)
+
+
+def test_what_a_protocol_writes_is_read(protocol):
+    client, _, runs = protocol
+    study = load_study(client, "pid")
+    assert study.protocol["primary"] == {"a": FT, "b": FE, "at": {}}
+    assert study.environment == {"python": "3.11"}
+    assert [trial.run_id for trial in study.trials] == [
+        runs[a, s] for a in (FE, FT) for s in (0, 1)
+    ]
+    assert [trial.run_id for trial in study.tuning] == [runs[a, "draw"] for a in (FE, FT)]
+    trial, draw = study.trials[0], study.tuning[0]
+    assert (trial.settings, trial.draw, draw.settings, draw.draw) == (
+        {"lr": 0.1},
+        None,
+        {"lr": 0.1},
+        0,
+    )
+    assert (trial.external, trial.best) == ({"auroc": 0.7}, {"auroc": 0.8})
+    assert len(study.predictions(trial.run_id, "val")) == 40
+    assert len(study.predictions(trial.run_id, "external")) == 80
+    assert study.predictions(draw.run_id, "val") is None
+    assert study.notes == ()
+
+
+def test_an_older_study_declared_nothing(store):
+    client, _ = store
+    study = load_study(client, "sid")
+    assert (study.protocol, study.tuning, study.environment) == ({}, (), {})
+    assert [trial.run_id for trial in study.replaced] != []
+
+
+def test_a_whole_ledger_is_read_instead_of_the_store(protocol, tmp_path, monkeypatch):
+    client, _, runs = protocol
+    ledger = Ledger(tmp_path / "pid")
+    ledger.rebuild(client, load.parents_of(client, "pid"))
+    fresh = load_study(client, "pid")
+    read = load_study(client, "pid", lambda study_id: tmp_path / study_id)
+    assert read == fresh
+    assert build(read) == build(fresh)
+
+    fetched = []
+    expected = fresh.predictions(runs[FT, 1], "external").reset_index(drop=True)
+    monkeypatch.setattr(records, "table", lambda *given: fetched.append(given))
+    again = load_study(client, "pid", lambda study_id: tmp_path / study_id)
+    pd.testing.assert_frame_equal(again.predictions(runs[FT, 1], "external"), expected)
+    assert not fetched
+
+
+def test_a_ledger_that_lacks_a_trial_is_passed_over(protocol, tmp_path):
+    client, parent, runs = protocol
+    folder = tmp_path / "pid"
+
+    def ledger(study_id):
+        return tmp_path / study_id
+
+    whole = load_study(client, "pid")
+    assert load_study(client, "pid", ledger) == whole  # none is there
+    Ledger(folder).append(records.row(client.get_run(runs[FE, 0])), {})
+    Ledger(folder).consolidate()
+    assert load_study(client, "pid", ledger) == whole  # nobody said that it has all
+
+    Ledger(folder).rebuild(client, [parent])
+    experiment = client.get_run(parent).info.experiment_id
+    later = log_trial(client, experiment, parent, FE, 2, status="FAILED", failure="x", start=6000)
+    assert len(load_study(client, "pid", ledger).trials) == 5
+    client.delete_run(later)
+
+    Ledger(folder).rebuild(client, [parent])
+    (folder / "trials.parquet").write_bytes(b"PAR1 no")
+    assert load_study(client, "pid", ledger) == whole
+
+
+def test_a_trial_that_was_deleted_from_the_store_does_not_count(protocol, tmp_path):
+    client, parent, runs = protocol
+    Ledger(tmp_path / "pid").rebuild(client, [parent])
+    client.delete_run(runs[FT, 1])
+    found = load_study(client, "pid", lambda study_id: tmp_path / study_id)
+    assert runs[FT, 1] not in {trial.run_id for trial in found.trials}
+    assert found == load_study(client, "pid")
+    client.restore_run(runs[FT, 1])

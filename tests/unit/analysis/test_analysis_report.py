@@ -1,17 +1,20 @@
 """The headline, the files and the tables, from memory and from a real store."""
 
 import json
+import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from rich.console import Console
-from simulated import FE, FT, ODD, changed, study
+from simulated import FE, FT, ODD, changed, of_test, stored, study
 
 from medtransfer.analysis.load import load_study
 from medtransfer.analysis.report.build import build
 from medtransfer.analysis.report.console import tables
-from medtransfer.analysis.report.markdown import escape, markdown
+from medtransfer.analysis.report.markdown import escape
+from medtransfer.analysis.report.markdown import markdown as as_markdown
+from medtransfer.analysis.report.sections import sections
 from medtransfer.analysis.report.words import large, megabytes, number, seconds
 from medtransfer.analysis.report.write import read, write
 from medtransfer.errors import StoreError
@@ -19,6 +22,10 @@ from medtransfer.errors import StoreError
 
 def line(*arguments, **options):
     return build(study(*arguments, **options)).headline
+
+
+def markdown(results):
+    return as_markdown(results, sections(results))
 
 
 def printed(results, width=100):
@@ -71,9 +78,11 @@ def test_undecided_after_correction():
 
 def test_undecided_without_numbers():
     made = study({FE: 1.0, FT: 2.0}, [0])
-    single = replace(made, predictions={}.get)
+    single = replace(made, predictions=stored({}))
     assert ", and a single value has no interval" in build(single).headline
-    one_class = replace(made, predictions=lambda run: made.predictions(run).query("target == 1"))
+    one_class = replace(
+        made, predictions=of_test(lambda run: made.predictions(run).query("target == 1"))
+    )
     assert "no case has a value in all trials" in build(one_class).headline
 
 
@@ -107,9 +116,50 @@ def test_other_settings_are_told_from_the_same_side():
         swap = run.replace(FE, "?").replace(FT, FE).replace("?", FT)
         return made.predictions(swap if "'0.1'" in run else run)
 
-    text = build(replace(made, predictions=turned)).headline
+    text = build(replace(made, predictions=of_test(turned))).headline
     assert text.startswith(f"With dataset.fraction=1: {FT} is better than {FE}")
-    assert text.endswith(f" {FT} in 1 other setting: worse.")
+    assert f" {FT} in 1 other setting: worse. {FT} overtakes {FE} at 0.32 of the" in text
+
+
+def declared(made, a, b, at=None):
+    return replace(made, protocol={"primary": {"a": a, "b": b, "at": at or {}}})
+
+
+def test_the_headline_is_that_of_the_declared_contrast():
+    arms = {FE: 1.0, FT: 2.5, "lora/file": 2.4, "bitfit/file": 1.0}
+    axes = [{"dataset.fraction": value} for value in ("0.1", "1")]
+    made = study(arms, axes=axes)
+    assert build(made).headline.startswith(f"With dataset.fraction=1: {FT} is better than {FE}")
+    text = build(declared(made, "bitfit/file", "lora/file", {"dataset.fraction": 0.1})).headline
+    assert text.startswith("With dataset.fraction=0.1: lora/file is better than bitfit/file by 0.")
+    assert text.endswith(" lora/file in 1 other setting: better.")
+
+
+def test_the_headline_says_where_the_declared_contrast_could_not_be_tested():
+    made = declared(study({FE: 1.0, FT: 2.5}), FE, "lora")
+    results = build(made)
+    assert results.headline == "The primary contrast could not be tested: no trial is of lora."
+    assert results.primary is None
+    assert "the primary contrast could not be tested: no trial is of lora" in results.notes
+
+
+def test_what_an_undecided_contrast_would_need_is_said():
+    made = study({FE: 1.0, FT: 1.3}, range(5), n=60)
+    results = build(declared(made, FT, FE))
+    assert results.primary.verdict == "undecided"
+    cases = results.primary.more_cases
+    assert cases > 0
+    found = re.search(
+        r"About (\d+) more cases? .*would decide it, if the difference", results.headline
+    )
+    assert abs(int(found[1]) - cases) <= 0.05 * cases
+
+
+def test_the_headline_marks_an_arm_that_lacks_seeds():
+    made = study({FE: 1.0, FT: 2.5})
+    lacking = replace(made, trials=made.trials[:-1])
+    assert f"; seeds are missing of {FT})" in build(lacking).headline
+    assert "missing" not in build(made).headline
 
 
 def test_one_arm_no_pair_and_nothing():
@@ -134,8 +184,10 @@ def test_a_report_of_a_real_store(store, tmp_path):
     client, _ = store
     results = build(load_study(client, "sid"))
     paths = write(results, tmp_path / "new" / "report")
-    assert [path.name for path in paths] == ["results.json", "results.csv", "report.md"]
-    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(p.name for p in paths)
+    assert [path.name for path in paths][:5] == [
+        *("results.json", "results.csv", "contrasts.csv", "report.md", "report.html")
+    ]
+    assert {path for path in paths[0].parent.rglob("*") if path.is_file()} == {*paths}
     assert read(paths[0]) == results
 
     content = json.loads(paths[0].read_text())
@@ -187,8 +239,8 @@ def test_names_from_outside_are_only_names(store):
     text = markdown(results)
     assert "<" not in text.replace("<0.001", "")
     assert "\x1b" not in text
-    for row in (row for row in text.splitlines() if row.startswith("|")):
-        assert row.count("|") in {6, 8, 9, 5}, row
+    for table in (block for block in text.split("\n\n") if block.startswith("|")):
+        assert len({row.count("|") for row in table.splitlines()}) == 1, table
     console = printed(results, width=200)
     assert ODD in console
     assert "CUDA | out of <memory> [31m" in console
@@ -218,7 +270,7 @@ def test_the_markdown_states_all(per_patient):
 def test_the_method_says_what_the_intervals_cover():
     made = study({FE: 1.0, FT: 2.5}, [0])
     assert "With a single seed" in markdown(build(made))
-    seeds = replace(study({FE: 1.0, FT: 2.5}), predictions={}.get)
+    seeds = replace(study({FE: 1.0, FT: 2.5}), predictions=stored({}))
     assert "covers seeds alone" in markdown(build(seeds))
 
 

@@ -29,13 +29,11 @@ def exact(n, m, *, gain=0.1, case=1.0, seed=0.3, error=0.5):
     return gain + rows + columns + error * rest
 
 
-def chance(n, m, *, gain, case, seed, error):
-    """Noncentral t, term by term."""
-    ms_case, ms_seed = m * case**2 + error**2, n * seed**2 + error**2
-    total = ms_case + ms_seed - error**2
-    df = total**2 / (ms_case**2 / (n - 1) + ms_seed**2 / (m - 1) + error**4 / ((n - 1) * (m - 1)))
-    df = max(df, min(n, m) - 1)
-    return stats.nct.sf(stats.t.ppf(0.975, df), df, gain / np.sqrt(total / (n * m)))
+def chance(n, m, **parts):
+    """Noncentral t, with what the interval of such a study would have."""
+    interval = two_way_interval(exact(n, m, **parts))
+    shift = parts["gain"] / interval.se
+    return stats.nct.sf(stats.t.ppf(0.975, interval.df), interval.df, shift)
 
 
 def first(start, stop, reach):

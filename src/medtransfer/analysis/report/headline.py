@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medtransfer.analysis.grid import where
-from medtransfer.analysis.report.words import counted, evidence, number, plain, probability, title
+from medtransfer.analysis.report.words import (
+    counted,
+    evidence,
+    number,
+    plain,
+    probability,
+    times,
+    title,
+)
 from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
 from medtransfer.analysis.statistics.intervals import ALPHA
 
@@ -14,33 +22,59 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from medtransfer.analysis.compare import Comparison
-    from medtransfer.analysis.results import Arm, Contrast
+    from medtransfer.analysis.results import Arm, Contrast, Crossing
     from medtransfer.analysis.statistics.verdicts import Verdict
 
 _QUESTION = ("feature_extraction", "fine_tuning")
 # Below this ratio of training times neither is worth calling faster.
 _SLOWER = 1.5
+# More than so many times what there is is no advice.
+_FAR = 20
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
 
 
-def headline(comparison: Comparison, metric: str, rope: float) -> str:
-    """Return the verdict on the most relevant contrast, in words.
+def headline(
+    comparison: Comparison, metric: str, rope: float, crossings: Sequence[Crossing] = ()
+) -> str:
+    """Return the verdict on the contrast that matters most, see `central`, in words.
 
-    That is feature extraction against fine-tuning with all else equal, from weights that are not
-    random if possible; without such a pair the two best arms. Of several settings the one with
-    the most seeds, then the last, which is the largest fraction; the others are counted.
+    After it come what an undecided one would need, what the other settings say, and where the
+    two arms' learning curves cross.
     """
-    chosen = _relevant(comparison.contrasts)
+    if comparison.untested:
+        return plain(f"The primary contrast could not be tested: {comparison.untested}.")
+    chosen = central(comparison)
     if chosen is None:
         return _without_contrast(comparison.arms, metric)
     contrast = _gain(chosen, metric)
     setting = f"With {where(contrast.axes)}: " if contrast.axes else ""
-    sentence = setting + _verdict(contrast, comparison, metric, rope)
+    sentence = setting + _verdict(contrast, comparison, metric, rope) + _needs(contrast)
     if elsewhere := _elsewhere(contrast, comparison.contrasts):
         counts = [f"{v} in {elsewhere.count(v)}" for v in dict.fromkeys(elsewhere)]
         told = ", ".join(counts) if len(elsewhere) > 1 else elsewhere[0]
         sentence += f" {contrast.a} in {counted(len(elsewhere), 'other setting')}: {told}."
-    return plain(sentence)
+    curves = [f"{crossing.text}." for crossing in crossings if _belongs(crossing, contrast)]
+    return plain(" ".join([sentence, *curves]))
+
+
+def _belongs(crossing: Crossing, contrast: Contrast) -> bool:
+    """Return whether a crossing is that of the contrast's arms, and more than a guess."""
+    bounded = crossing.lo is not None or crossing.hi is not None
+    alike = {crossing.a, crossing.b} == {contrast.a, contrast.b}
+    here = crossing.axes.items() <= contrast.axes.items()
+    return crossing.at is not None and bounded and alike and here
+
+
+def central(comparison: Comparison) -> Contrast | None:
+    """Return the contrast that the headline tells: the one that the study declared beforehand.
+
+    Without one it is feature extraction against fine-tuning with all else equal, from weights that
+    are not random if possible; without such a pair the two best arms. Of several settings the one
+    with the most seeds, then the last, which is the largest fraction; the others are counted.
+    """
+    if comparison.primary or comparison.untested:
+        return comparison.primary
+    return _relevant(comparison.contrasts)
 
 
 def _relevant(contrasts: Sequence[Contrast]) -> Contrast | None:
@@ -90,6 +124,8 @@ def _verdict(gain: Contrast, comparison: Comparison, metric: str, rope: float) -
     a, b, name = gain.a, gain.b, title(metric)
     lower = "lower is better; " if metric in LOWER_IS_BETTER else ""
     note = "; provisional: fewer than 5 seeds" if gain.provisional else ""
+    if lacking := [row.arm for row in comparison.arms if _lacks_seeds(row, gain)]:
+        note += f"; seeds are missing of {' and '.join(lacking)}"
     basis = f"({lower}{evidence(gain)}{note})"
     ratio = _time_ratio(gain, comparison.arms)
     if gain.verdict == "better":
@@ -116,6 +152,27 @@ def _doubt(gain: Contrast, ahead: str, basis: str) -> str:
     return f"{ahead}, which may be chance"
 
 
+def _lacks_seeds(row: Arm, contrast: Contrast) -> bool:
+    return row.incomplete and row.arm in {contrast.a, contrast.b} and row.axes == contrast.axes
+
+
+def _needs(contrast: Contrast) -> str:
+    """Return what an undecided contrast would need; empty where nobody could provide it."""
+    known = (
+        (contrast.more_cases, contrast.n_cases, "more case"),
+        (contrast.more_seeds, contrast.n_seeds, "more seed"),
+    )
+    ways = [counted(_rounded(more), what) for more, n, what in known if more and more <= _FAR * n]
+    if contrast.verdict != "undecided" or not ways:
+        return ""
+    return f" About {' or '.join(ways)} would decide it, if the difference is what it seems."
+
+
+def _rounded(count: int) -> int:
+    """Return a count to two digits: it is an order of magnitude."""
+    return round(count, 2 - len(str(count))) if count >= 100 else count
+
+
 def _time_ratio(contrast: Contrast, arms: Sequence[Arm]) -> float | None:
     """Return the training time of `a` over that of `b`."""
     time = {
@@ -127,21 +184,17 @@ def _time_ratio(contrast: Contrast, arms: Sequence[Arm]) -> float | None:
 
 def _at_what_time(ratio: float) -> str:
     if ratio >= _SLOWER:
-        return f"at {_times(ratio)} the training time"
+        return f"at {times(ratio)} the training time"
     if ratio <= 1 / _SLOWER:
-        return f"and trains {_times(1 / ratio)} faster"
+        return f"and trains {times(1 / ratio)} faster"
     return "at about the same training time"
 
 
 def _slower(a: str, b: str, ratio: float) -> str:
     if 1 / _SLOWER < ratio < _SLOWER:
         return "Both train about as long."
-    slow, fast, times = (a, b, ratio) if ratio > 1 else (b, a, 1 / ratio)
-    return f"{slow} takes {_times(times)} the training time of {fast}."
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.2g} times"
+    slow, fast, factor = (a, b, ratio) if ratio > 1 else (b, a, 1 / ratio)
+    return f"{slow} takes {times(factor)} the training time of {fast}."
 
 
 def _without_contrast(arms: Sequence[Arm], metric: str) -> str:

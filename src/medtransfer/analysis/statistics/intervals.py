@@ -119,12 +119,12 @@ def _crossed(matrix: Floats) -> tuple[float, float]:
     spread = seed**2 / (m - 1)
     if case > error:
         spread += case**2 / (n - 1) + error**2 / ((n - 1) * (m - 1))
-    df = 1 / (spread / total**2 + _second_order(seed / total, m - 1, n - 1))
+    df = 1 / (spread / total**2 + float(second_order(seed / total, m - 1, n - 1)))
     # Less than the smaller of the two would come only from case and error cancelling.
     return total / (n * m), max(df, min(n, m) - 1.0)
 
 
-def _second_order(share: float, df: int, rest: int) -> float:
+def second_order(share: ArrayLike, df: ArrayLike, rest: ArrayLike) -> Floats:
     """Return what 1 / Satterthwaite's degrees of freedom lacks for the shares being estimates.
 
     Where a variance is the sum of two estimates, and the one with few degrees of freedom makes up
@@ -138,12 +138,13 @@ def _second_order(share: float, df: int, rest: int) -> float:
         df: Degrees of freedom of the first.
         rest: Those of the second.
     """
-    first, second = share / df, (1 - share) / rest
+    share = np.asarray(share, dtype=np.float64)
+    first, second = share / np.asarray(df), (1 - share) / np.asarray(rest)
     satterthwaite = share * first + (1 - share) * second
     square = (3 + 5 * _Z2 + _Z2**2) / 3 * (share * first**2 + (1 - share) * second**2)
     square -= (1 + _Z2) / 2 * (first**2 + second**2)
     square -= (3 + 7 * _Z2 + 2 * _Z2**2) / 6 * satterthwaite**2
-    return max(0.0, 4 * square / (1 + _Z2))
+    return np.asarray(np.maximum(0.0, 4 * square / (1 + _Z2)))
 
 
 def _group_totals(matrix: Floats, groups: NDArray[np.generic]) -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from medtransfer.analysis.statistics.intervals import ALPHA, two_way_interval
+from medtransfer.analysis.statistics.intervals import ALPHA, second_order, two_way_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,8 @@ class _Layout:
                 spread = seed**2 / (m - 1)
                 if self.case > 0:
                     spread = spread + case**2 / (n - 1) + self.error**2 / ((n - 1) * (m - 1))
-                df = np.maximum(total**2 / spread, np.minimum(n, m) - 1.0)
+                slow = second_order(seed / total, m - 1, n - 1)
+                df = np.maximum(1 / (spread / total**2 + slow), np.minimum(n, m) - 1.0)
             shift = gain / np.sqrt(total / (n * m))
             found = 1 - special.nctdtr(df, shift, special.stdtrit(df, (1 + level) / 2))
         return np.where(total > 0, found, 1.0)

@@ -1,0 +1,71 @@
+"""Arms over several datasets."""
+
+from __future__ import annotations
+
+from math import isfinite, nan
+from typing import TYPE_CHECKING
+
+from medtransfer.analysis.grid import where
+from medtransfer.analysis.results import Across, Arm, Rank
+from medtransfer.analysis.statistics.across import across_datasets
+from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medtransfer.analysis.load import Study
+
+AXIS = "dataset"
+_ENOUGH = 3
+
+
+def across(study: Study, arms: Sequence[Arm]) -> Across | None:
+    """Return how arms rank over datasets; None where a study has fewer than three of them.
+
+    A dataset counts where every arm has all of its seeds. Of other axes, such as fractions, the
+    last setting counts. The baseline is `b` of the declared contrast, else the first declared arm.
+    All values are of one metric, the study's.
+    """
+    settings = list(dict.fromkeys(_rest(row.axes) for row in arms if AXIS in row.axes))
+    rows = [row for row in arms if AXIS in row.axes and _rest(row.axes) == settings[-1]]
+    datasets = list(dict.fromkeys(row.axes[AXIS] for row in rows))
+    names = sorted({row.arm for row in rows})
+    if len(datasets) < _ENOUGH or len(names) < 2:
+        return None
+    at = {
+        (row.axes[AXIS], row.arm): nan if row.incomplete or row.mean is None else row.mean
+        for row in rows
+    }
+    scores = [[at.get((dataset, arm), nan) for arm in names] for dataset in datasets]
+    declared = (study.protocol.get("primary") or {}).get("b"), *study.protocol.get("arms", {})
+    baseline = next((arm for arm in declared if arm in names), names[0])
+    found = across_datasets(
+        scores, names, baseline, lower_is_better=study.metric in LOWER_IS_BETTER
+    )
+    counted = [each for each, whole in zip(datasets, found.complete, strict=True) if whole]
+    if len(counted) < _ENOUGH:
+        return None
+    ranks = [
+        Rank(
+            arm=arm,
+            rank=float(found.rank[k]),
+            mean_diff=None if arm == baseline else _defined(found.difference[k]),
+            p_adj=_defined(found.p_adj[k]),
+        )
+        for k, arm in enumerate(names)
+    ]
+    return Across(
+        datasets=tuple(counted),
+        baseline=baseline,
+        p=_defined(found.friedman),
+        critical_difference=_defined(found.critical_difference),
+        ranks=tuple(sorted(ranks, key=lambda each: (each.rank, each.arm))),
+    )
+
+
+def _rest(axes: Mapping[str, str]) -> str:
+    return where({key: value for key, value in axes.items() if key != AXIS})
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if isfinite(value) else None
