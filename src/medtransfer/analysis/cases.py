@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from medtransfer.analysis.layouts import Common, Layouts, identified
 from medtransfer.analysis.statistics.case_values import CASE_METRICS, case_values
 from medtransfer.analysis.statistics.intervals import Interval, two_way_interval
+from medtransfer.analysis.statistics.paired_tests import corrected_resampled_t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     Values = Callable[[pd.DataFrame], Floats]
 
+TRAINED = "medtransfer.n_train"
 _SCORE, _TARGET = "score_", "target_"
 # The cases of a class from which on a normal approximation within the class is fair.
 _ENOUGH = 10
@@ -34,11 +36,16 @@ class Matrix:
     """Values of a metric, shape (cases, trials), and the patient of each case.
 
     Without values per case it has one row, the trials' metrics, and no groups.
+
+    Attributes:
+        dropped: Cases that some trial lacks.
+        sizes: Cases for training and for testing, where each seed has a split of its own.
     """
 
     values: Floats
     groups: NDArray[np.generic] | None
     dropped: int = 0
+    sizes: tuple[int, int] | None = None
 
     @property
     def n_cases(self) -> int:
@@ -52,12 +59,14 @@ class Matrix:
 
     def interval(self) -> Interval:
         """Return the interval of the mean over cases and trials."""
+        if self.sizes is not None:
+            return corrected_resampled_t(self.values[0], *self.sizes)
         return two_way_interval(self.values, self.groups)
 
     def minus_second_half(self) -> Matrix:
         """Pair the first half of the trials with the second."""
         half = self.values.shape[1] // 2
-        return Matrix(self.values[:, :half] - self.values[:, half:], self.groups, self.dropped)
+        return replace(self, values=self.values[:, :half] - self.values[:, half:])
 
 
 class Cases:
@@ -101,12 +110,14 @@ class Cases:
         """Return the values of the trials on the cases that all of them have.
 
         Falls back to one row of the trials' metrics where predictions are lacking, or where the
-        trials were tested on different splits: then cases and seeds are not crossed.
+        trials were tested on different splits: then cases and seeds are not crossed. The splits
+        share training cases, which the interval takes into account.
         """
         layouts = list(dict.fromkeys(found for t in trials if (found := self.layout(t))))
         crossed = len({trial.split_hash for trial in trials}) == 1
         if not crossed or any(self._of[trial.run_id] is None for trial in trials):
-            return Matrix(np.array([[trial.metrics[self._metric] for trial in trials]]), None)
+            row = np.array([[trial.metrics[self._metric] for trial in trials]])
+            return Matrix(row, None, sizes=None if crossed else self._sizes(trials))
         if len(layouts) == 1:
             groups, total = layouts[0].groups, len(layouts[0].index)
             columns = [self._values[trial.run_id, None] for trial in trials]
@@ -123,6 +134,14 @@ class Cases:
         defined = has.any(axis=1)
         kept = int(defined.sum())
         return Matrix(_filled(values[defined]), groups[defined], total - kept)
+
+    def _sizes(self, trials: Sequence[Trial]) -> tuple[int, int] | None:
+        """Return the mean number of training and of test cases, if all of them are known."""
+        trained = [int(trial.tags.get(TRAINED, 0)) for trial in trials]
+        tested = [len(layout.index) for t in trials if (layout := self.layout(t)) is not None]
+        if not trained or not all(trained) or len(tested) < len(trials):
+            return None
+        return round(float(np.mean(trained))), round(float(np.mean(tested)))
 
     def _on(self, trial: Trial, common: Common) -> Floats:
         key = (trial.run_id, common)

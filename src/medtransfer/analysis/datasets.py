@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isfinite, nan
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medtransfer.analysis.grid import where
 from medtransfer.analysis.results import Across, Arm, Rank
 from medtransfer.analysis.statistics.across import across_datasets
+from medtransfer.analysis.statistics.aggregate import iqm, probability_of_improvement
 from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
+from medtransfer.analysis.statistics.equivalence import signed_rank_probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from medtransfer.analysis.load import Study
 
+Floats = NDArray[np.float64]
+
 AXIS = "dataset"
+SEED = 0  # of what is drawn: the same results give the same report
 _ENOUGH = 3
 
 
@@ -45,15 +54,31 @@ def across(study: Study, arms: Sequence[Arm]) -> Across | None:
     counted = [each for each, whole in zip(datasets, found.complete, strict=True) if whole]
     if len(counted) < _ENOUGH:
         return None
-    ranks = [
-        Rank(
+    seeds = {arm: _by_seed(rows, arm, counted) for arm in names}
+    sign = -1 if study.metric in LOWER_IS_BETTER else 1
+    ranks = []
+    for k, arm in enumerate(names):
+        whole = iqm(seeds[arm], np.random.default_rng(SEED))
+        rank = Rank(
             arm=arm,
             rank=float(found.rank[k]),
             mean_diff=None if arm == baseline else _defined(found.difference[k]),
             p_adj=_defined(found.p_adj[k]),
+            iqm=_defined(whole.estimate),
+            iqm_lo=_defined(whole.lo),
+            iqm_hi=_defined(whole.hi),
         )
-        for k, arm in enumerate(names)
-    ]
+        if arm != baseline:
+            gains = sign * (seeds[arm].mean(axis=1) - seeds[baseline].mean(axis=1))
+            rng = np.random.default_rng(SEED)
+            shares = signed_rank_probabilities(gains, study.rope, rng)
+            chance = probability_of_improvement(sign * seeds[arm], sign * seeds[baseline], rng)
+            rank = replace(
+                rank,
+                improvement=_defined(chance.estimate),
+                shares=(shares.left, shares.inside, shares.right),
+            )
+        ranks.append(rank)
     return Across(
         datasets=tuple(counted),
         baseline=baseline,
@@ -61,6 +86,12 @@ def across(study: Study, arms: Sequence[Arm]) -> Across | None:
         critical_difference=_defined(found.critical_difference),
         ranks=tuple(sorted(ranks, key=lambda each: (each.rank, each.arm))),
     )
+
+
+def _by_seed(rows: Sequence[Arm], arm: str, datasets: Sequence[str]) -> Floats:
+    """Return an arm's values, shape (datasets, seeds)."""
+    of = {row.axes[AXIS]: row.by_seed for row in rows if row.arm == arm}
+    return np.array([[*of[dataset].values()] for dataset in datasets])
 
 
 def _rest(axes: Mapping[str, str]) -> str:

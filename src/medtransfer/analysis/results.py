@@ -148,6 +148,14 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What another method says of the headline's contrast; it decides nothing."""
+
+    name: str
+    told: str
+
+
+@dataclass(frozen=True)
 class External:
     """The same trials on the data of another site."""
 
@@ -163,12 +171,23 @@ class Rank:
         rank: Mean over datasets, 1 for the best.
         p_adj: Of Wilcoxon's signed-rank test against the baseline, corrected by Holm; None for the
             baseline itself.
+        iqm: Interquartile mean of its values over datasets and seeds.
+        iqm_lo: Lower end of its interval over seeds.
+        iqm_hi: Upper end.
+        improvement: How likely one of its seeds is ahead of one of the baseline.
+        shares: Posterior probabilities that a further dataset has it behind the baseline, within
+            the region of practical equivalence, and ahead.
     """
 
     arm: str
     rank: float
     mean_diff: float | None
     p_adj: float | None
+    iqm: float | None = None
+    iqm_lo: float | None = None
+    iqm_hi: float | None = None
+    improvement: float | None = None
+    shares: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +236,7 @@ class Results:
         splits: How many final trials ran on each split, by its hash.
         details: Curves, calibration, subgroups and worst cases under the setting of the headline.
         across: Arms over datasets, where a study has three or more of them.
+        checks: What other methods say of the headline's contrast.
     """
 
     study: str
@@ -240,6 +260,7 @@ class Results:
     splits: Mapping[str, int] = field(default_factory=dict)
     details: Details = field(default_factory=Details)
     across: Across | None = None
+    checks: tuple[Check, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def as_dict(self) -> dict[str, Any]:
@@ -268,13 +289,17 @@ class Results:
                 for each in content["tuning"]
             ),
             "spent": tuple(Spent(**each) for each in content["spent"]),
+            "checks": tuple(Check(**each) for each in content["checks"]),
             "details": Details.from_dict(content["details"]),
             "across": across
             and Across(
                 **{
                     **across,
                     "datasets": tuple(across["datasets"]),
-                    "ranks": tuple(Rank(**each) for each in across["ranks"]),
+                    "ranks": tuple(
+                        Rank(**{**each, "shares": each["shares"] and tuple(each["shares"])})
+                        for each in across["ranks"]
+                    ),
                 }
             ),
         }

@@ -13,6 +13,7 @@ from medtransfer.analysis.cases import Cases, case_frame, values_of
 from medtransfer.analysis.compare import compare, difference, paired_seeds
 from medtransfer.analysis.grid import cells
 from medtransfer.analysis.statistics.intervals import two_way_interval
+from medtransfer.analysis.statistics.paired_tests import corrected_resampled_t
 from medtransfer.analysis.statistics.verdicts import holm
 
 
@@ -145,6 +146,18 @@ def test_a_split_of_its_own_for_each_seed_leaves_intervals_over_seeds():
     assert comparison.contrasts[0].n_seeds == 3
     assert {row.over for row in (*comparison.arms, *comparison.contrasts)} == {"seeds"}
     assert "intervals over seeds alone for every arm" in comparison.notes[0]
+
+
+def test_repeated_splits_share_training_cases_and_so_their_interval_is_wider():
+    made = changed(study({FE: 1.0, FT: 2.0}, range(6)), lambda t: {"split_hash": f"h{t.seed}"})
+    known = changed(made, lambda _: {"tags": {"medtransfer.n_train": "240"}})
+    (plain,), (corrected,) = compare(made).contrasts, compare(known).contrasts
+    by_seed = {(t.arm, t.seed): t.metrics["auroc"] for t in made.trials}
+    differences = [by_seed[FT, seed] - by_seed[FE, seed] for seed in range(6)]
+    expected = corrected_resampled_t(differences, 240, 120)
+    assert (corrected.lo, corrected.hi) == pytest.approx((expected.lo, expected.hi))
+    assert corrected.hi - corrected.lo > 1.5 * (plain.hi - plain.lo)
+    assert corrected.diff == pytest.approx(plain.diff)
 
 
 def test_without_predictions_the_seeds_remain():

@@ -190,6 +190,13 @@ def test_arms_are_ranked_over_datasets():
     assert by_arm[FE].mean_diff is by_arm[FE].p_adj is None
     assert by_arm[FT].mean_diff == pytest.approx(0.1, abs=0.001)
     assert build(made).across == found
+    assert by_arm[FE].improvement is by_arm[FE].shares is None
+    assert by_arm[FT].improvement == 1.0  # every seed of it beats every seed of the baseline
+    assert by_arm[FT].shares[2] > 0.9
+    assert sum(by_arm["lora"].shares) == pytest.approx(1.0)
+    for each in found.ranks:
+        assert each.iqm_lo <= each.iqm <= each.iqm_hi
+    assert by_arm[FE].iqm < by_arm["lora"].iqm < by_arm[FT].iqm
 
 
 def test_the_baseline_is_the_second_of_the_declared_contrast():

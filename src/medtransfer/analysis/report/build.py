@@ -9,6 +9,7 @@ from medtransfer.analysis.compare import Comparison, compare
 from medtransfer.analysis.datasets import across
 from medtransfer.analysis.details.build import details
 from medtransfer.analysis.learning import crossings
+from medtransfer.analysis.report.checks import checks
 from medtransfer.analysis.report.headline import central, headline
 from medtransfer.analysis.results import External, Failure, Results
 from medtransfer.analysis.spending import spent, splits, tuning
@@ -26,6 +27,7 @@ def build(study: Study) -> Results:
     comparison = compare(study, cases=cases)
     curves = crossings(study, cases)
     external, notes = _external(study)
+    contrast = central(comparison)
     failures = tuple(
         Failure(trial.run_id, trial.arm, trial.axes, trial.seed, trial.failure)
         for trial in study.trials
@@ -58,6 +60,7 @@ def build(study: Study) -> Results:
         splits=splits(study),
         details=_details(study, comparison),
         across=across(study, comparison.arms),
+        checks=checks(study, contrast, cases) if contrast and contrast.diff is not None else (),
     )
 
 

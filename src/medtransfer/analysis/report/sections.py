@@ -127,6 +127,7 @@ def _question(results: Results) -> tuple[str, tuple[Block, ...]]:
         _blocks(
             Text(f"A: {contrast.a}. B: {contrast.b}{setting}; {why}."),
             Cards(tuple(_cards(results, contrast))),
+            *_told("Seen by other methods, which decide nothing:", _checks(results)),
         ),
     )
 
@@ -145,6 +146,10 @@ def _cards(results: Results, contrast: Contrast) -> Iterator[Card]:
     yield Card("Test cases", f"{contrast.n_cases or NONE}", of)
     told = "smaller differences do not matter"
     yield Card("Equivalence", f"\N{PLUS-MINUS SIGN}{results.rope:g}", told)
+
+
+def _checks(results: Results) -> Bullets:
+    return Bullets(tuple(f"{check.name}: {check.told}" for check in results.checks))
 
 
 def _contrasts(results: Results) -> tuple[Block, ...]:

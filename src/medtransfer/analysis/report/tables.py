@@ -26,7 +26,7 @@ from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from medtransfer.analysis.results import Arm, Contrast, Results
+    from medtransfer.analysis.results import Arm, Contrast, Rank, Results
 
 ROWS = 150  # of a table that a reader can bear; the CSV files hold all
 _OTHERS = 40
@@ -163,11 +163,30 @@ def across(results: Results) -> Table:
     found = results.across
     ranks = found.ranks if found else ()
     rows = [
-        (each.arm, f"{each.rank:.2f}", number(each.mean_diff, signed=True), probability(each.p_adj))
+        (
+            each.arm,
+            f"{each.rank:.2f}",
+            number(each.mean_diff, signed=True),
+            probability(each.p_adj),
+            NONE if each.iqm is None else f"{number(each.iqm)} ({_ends(each)})",
+            number(each.improvement),
+            NONE if each.shares is None else " / ".join(f"{100 * s:.0f} %" for s in each.shares),
+        )
         for each in ranks
     ]
-    numbers = ("Mean rank", "Mean difference from the baseline", "Adjusted p")
+    numbers = (
+        "Mean rank",
+        "Mean difference from the baseline",
+        "Adjusted p",
+        "IQM (95 % CI over seeds)",
+        "Probability of improvement",
+        "Behind / equivalent / ahead",
+    )
     return _cut(("Arm",), numbers, rows, "results.json")
+
+
+def _ends(rank: Rank) -> str:
+    return f"{number(rank.iqm_lo)} to {number(rank.iqm_hi)}"
 
 
 def worst(results: Results) -> Table:
