@@ -30,7 +30,7 @@ def test_a_plain_difference_is_one_by_every_method():
 
 def test_a_wide_region_makes_equivalence_of_a_small_difference():
     found = told(study({FE: 1.0, FT: 1.02}, range(5), rope=0.2))
-    assert "beyond ±0.2 <0.001" in found["Equivalence"]
+    assert "within ±0.2 with p <0.001" in found["Equivalence"]
     assert "100 % within" in found["Equivalence"]
 
 

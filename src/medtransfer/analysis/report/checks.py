@@ -52,8 +52,8 @@ def _equivalence(values: Matrix, rope: float) -> str:
         return ""
     below, inside, above = (f"{100 * s:.0f} %" for s in (shares.left, shares.inside, shares.right))
     return (
-        f"two one-sided tests (Schuirmann 1987): p of a difference beyond ±{rope:g} {_p(p)}; under "
-        f"a flat prior {below} below -{rope:g}, {inside} within, {above} above {rope:g}"
+        f"within ±{rope:g} with p {_p(p)} (two one-sided tests, Schuirmann 1987); under a flat "
+        f"prior {below} below -{rope:g}, {inside} within, {above} above {rope:g}"
     )
 
 
