@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from unittest import mock
@@ -49,7 +49,7 @@ class Plan:
     Attributes:
         jobs: The overrides of each final job. A sweeper that decides as it goes, such as Optuna's,
             shows only what all of its jobs share.
-        swept: The keys that differ between them, in order.
+        swept: The keys that differ between them, or may in another call of the same study.
         tuning: The overrides of jobs that come before; of an adaptive search only the first ones.
         trials: How many jobs there will be in all; 0 where nobody knows.
     """
@@ -198,7 +198,8 @@ class App:
                 jobs.append(declared.tuning(place, len(tuner.asked) - 1, settings))
                 if declared.sampler not in AHEAD and len(tuner.asked) == 2:
                     break
-        return _planned(declared.final(), jobs, sum(tuner.trials for tuner in found))
+        plan = _planned(declared.final(), jobs, sum(tuner.trials for tuner in found))
+        return replace(plan, swept=tuple(dict.fromkeys([*plan.swept, *declared.axes])))
 
     def run(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> Any:
         """Run one job and return what the task returns, or raise what it raises."""

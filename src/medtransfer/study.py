@@ -57,6 +57,7 @@ class Declared:
 
     Attributes:
         cells: Arms side by side, under one setting of the axes after another.
+        axes: Their keys, those of a single value too: it may get company later.
         seeds: Of the final trials.
         seed: Of the draws, and of tuning trials.
         fixed: Keys that are not tuned, since somebody has given them a value.
@@ -66,6 +67,7 @@ class Declared:
     """
 
     cells: tuple[Cell, ...]
+    axes: tuple[str, ...]
     seeds: tuple[str, ...]
     seed: int
     fixed: frozenset[str]
@@ -100,6 +102,7 @@ class Declared:
         ]
         return cls(
             cells=tuple(cells),
+            axes=tuple(axes),
             seeds=tuple(of_seed or map(str, numbers)),
             seed=study["seed"],
             fixed=frozenset({*fixed, *axes, *(key for told in arms.values() for key in told)}),

@@ -246,7 +246,8 @@ def test_a_sweep_ends_with_intervals_over_cases(task, cli, list_runs, home, tiny
     assert not [note for note in results["notes"] if "predictions give" in note]
     assert len(results["arms"]) == 2
     for arm in results["arms"]:
-        runs = [run for run in list_runs() if run.data.tags.get("medtransfer.arm") == arm["arm"]]
+        wanted = {"medtransfer.arm": arm["arm"], "medtransfer.phase": "final"}.items()
+        runs = [run for run in list_runs() if wanted <= run.data.tags.items()]
         assert arm["n_seeds"] == len(runs) == 2
         logged = [run.data.metrics[f"test/{headline}"] for run in runs]
         assert arm["mean"] == pytest.approx(np.mean(logged))

@@ -128,6 +128,9 @@ def test_a_finished_study_takes_more_seeds_arms_and_settings_without_running_aga
         "final": 3,
         "summary": 3,
     }
+    assert {tag(run, "cell") for run in first["final"]} == {
+        f"{arm} @ dataset.fraction=1.0" for arm in ("FE", "FT", "LP")
+    }
     done = cli(*small, *few, "study.seeds=2", "+study.arms.more=['strategy=lp_ft']")
     assert done.code == 0, done.err
     assert "7 of 14 trials were finished before" in done.out + done.err

@@ -84,6 +84,7 @@ def test_a_last_smaller_batch_is_left_out_unless_it_is_the_only_one(opened):
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_evaluation_sees_every_sample_once_in_order_and_as_it_is(opened, split):
     data = opened(seed=1, fraction=0.5)
+    data.seal.open()
     loader = data.loader(split, batch_size=4)
     indices = torch.cat([batch["index"] for batch in loader])
     expected = data.train if split == "train" else getattr(data.division, split)

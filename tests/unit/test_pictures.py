@@ -267,6 +267,7 @@ class Brightness(nn.Module):
 
 def test_a_segmentation_is_shown_as_it_was_scored(phantom, tmp_path):
     data = Data.open(phantom, "mask", cache=tmp_path, seed=0)
+    data.seal.open()
     head = Brightness()
     task = Segmentation(tolerance=2, patch=None, overlap=0, **parts(head, data.spec.class_names))
     task.loss = lambda logits, _: logits.mean()

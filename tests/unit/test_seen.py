@@ -16,6 +16,7 @@ from medtransfer.data.base import DataSpec, Record
 from medtransfer.data.decoded import Decoded
 from medtransfer.data.image_folder import ImageFolder
 from medtransfer.data.loading import Data
+from medtransfer.data.seal import Seal
 from medtransfer.data.seen import refuse_seen, seen
 from medtransfer.data.splits import SPLITS, Division, merge_groups
 from medtransfer.errors import LeakageError
@@ -44,7 +45,8 @@ def make_data(samples, sides=None, identity="Clinic"):
     side = [(sides or {}).get(record.group_id, "train") for record in records]
     indices = {s: np.asarray([i for i, own in enumerate(side) if own == s], int) for s in SPLITS}
     division = Division(**indices, hash="split")
-    return Data(decoded, division, division.train, SPEC, 0, identity)
+    seal = Seal(division.test, len(records), allowed=True)
+    return Data(decoded, division, division.train, SPEC, 0, identity, seal)
 
 
 def leaks(data, before):
