@@ -116,7 +116,7 @@ def tunings(results: Results) -> Iterator[Figure]:
         if each.arm in shown and any(_number(d.score) for d in each.draws):
             groups[where(each.axes)].append(each)
     for i, (setting, group) in enumerate(list(groups.items())[:PANELS], start=1):
-        lines = []
+        lines, drawn = [], {d.number + 1 for each in group for d in each.draws}
         for each in sorted(group, key=lambda t: shown.index(t.arm)):
             scores = [(d.number + 1.0, d.score) for d in each.draws if d.score is not None]
             lines += _tried(looks[each.arm], scores, each.chosen, lower=lower)
@@ -129,7 +129,8 @@ def tunings(results: Results) -> Iterator[Figure]:
             ),
             lines,
             x_label="draw",
-            x_whole=True,
+            x_whole=len(drawn) > 1,
+            x_ticks={float(x): f"{x}" for x in drawn} if len(drawn) == 1 else None,
             y_label=f"validation {title(results.metric)}",
             keys=[looks[t.arm] for t in sorted(group, key=lambda t: shown.index(t.arm))],
         )

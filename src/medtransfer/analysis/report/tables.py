@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medtransfer.analysis.grid import where
 from medtransfer.analysis.report.blocks import Table
@@ -24,7 +24,7 @@ from medtransfer.analysis.report.words import (
 from medtransfer.analysis.statistics.case_values import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from medtransfer.analysis.results import Arm, Contrast, Rank, Results
 
@@ -206,7 +206,7 @@ def tuning(results: Results) -> Table:
     rows = []
     for each in results.tuning:
         draw = next((d for d in each.draws if d.number == each.chosen), None)
-        values = where(draw.settings) if draw and draw.settings else "the defaults"
+        values = where(_short(draw.settings)) if draw and draw.settings else "the defaults"
         finished = sum(d.status == "FINISHED" for d in each.draws)
         rows.append(
             (
@@ -221,6 +221,14 @@ def tuning(results: Results) -> Table:
     heads = ("Arm", *(("Setting",) * axes), "Chosen")
     numbers = ("Draw", f"Validation {title(results.metric)}", "Finished")
     return _cut(heads, numbers, rows, "results.json", most=_OTHERS)
+
+
+def _short(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return settings with as many digits as a reader can use; results.json has all."""
+    return {
+        key: f"{value:.3g}" if isinstance(value, float) else f"{value}"
+        for key, value in settings.items()
+    }
 
 
 def budget(results: Results) -> Table:
