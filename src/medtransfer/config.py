@@ -149,6 +149,7 @@ class StudyConfig(Section):
 
     name: str | None
     resume: bool
+    retry_failed: bool
     dry_run: bool
     arms: dict[str, tuple[str, ...]]
     axes: dict[str, tuple[Any, ...]]

@@ -73,6 +73,12 @@ class CertificateError(MedtransferError):
     exit_code = 1
 
 
+class DivergedError(MedtransferError):
+    """A training whose loss is no number any more."""
+
+    exit_code = 1
+
+
 class Note(UserWarning):
     """Something that a user should know and that stops nothing; shown once, as a plain line."""
 

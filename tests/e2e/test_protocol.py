@@ -133,7 +133,7 @@ def test_a_finished_study_takes_more_seeds_arms_and_settings_without_running_aga
     }
     done = cli(*small, *few, "study.seeds=2", "+study.arms.more=['strategy=lp_ft']")
     assert done.code == 0, done.err
-    assert "7 of 14 trials were finished before" in done.out + done.err
+    assert "7 of 14 trials had ended before" in done.out + done.err
     second = by_phase(list_runs())
     assert {phase: len(runs) for phase, runs in second.items()} == {
         "study": 1,

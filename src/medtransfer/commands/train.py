@@ -31,8 +31,11 @@ from medtransfer.commands.trials import (
 from medtransfer.components import build
 from medtransfer.config import TrainConfig
 from medtransfer.console import Reporter
+from medtransfer.errors import ConfigError
 from medtransfer.study import signature
 from medtransfer.tracking.ledger import Ledger, ledger_path
+from medtransfer.tracking.processes import TAG as PROCESS
+from medtransfer.tracking.processes import Process, reap
 from medtransfer.tracking.runs import TAG, open_run
 from medtransfer.tracking.store import Store, redact, resolve_uri
 
@@ -75,6 +78,8 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
     store = open_configured(config)
     question = signature(overrides)
     before = _before(store, config, question)
+    if before is not None:
+        reap(store.client, [before.run_id])
     study_id = before.study_id if before else new_id()
     tags = {
         "study_id": study_id,
@@ -86,8 +91,8 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         "waivers": json.dumps(found.waivers),
         "notes": json.dumps(found.notes),
     }
-    name, again = config.study.name or f"sweep-{study_id}", before.run_id if before else None
-    with open_run(store, name, tags, again=again) as parent:
+    name, known = config.study.name or f"sweep-{study_id}", before.run_id if before else None
+    with open_run(store, name, tags, again=known) as parent:
         parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
         for dataset, inspection in found.inspections.items():
             with parent.folder(f"audit/{dataset}") as folder:
@@ -112,9 +117,12 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         store.client.log_artifacts(parent.run_id, str(out), "report")
     if kept := sum(outcome.kept for outcome in outcomes):
         console.say(
-            f"{kept} of {len(outcomes)} trials were finished before in study {study_id}"
+            f"{kept} of {len(outcomes)} trials had ended before in study {study_id}"
             " (study.resume=false begins a new one)"
         )
+    again = sum(outcome.kept and outcome.status == "FAILED" for outcome in outcomes)
+    if again:
+        console.say(f"{again} of them had failed (study.retry_failed=true tries them again)")
     failed = any(outcome.status != "FINISHED" for outcome in outcomes)
     _say_where(store, config, study_id)
     return 1 if failed else 0
@@ -127,7 +135,11 @@ class _Before:
 
 
 def _before(store: Store, config: TrainConfig, question: str) -> _Before | None:
-    """Return the newest study of this name that asks the same, if it may go on."""
+    """Return the newest study of this name that asks the same, if it may go on.
+
+    Raises:
+        ConfigError: If it is running at this moment.
+    """
     if config.study.name is None or not config.study.resume:
         return None
     query = f"tags.`{TAG}phase` = 'study'"
@@ -135,6 +147,13 @@ def _before(store: Store, config: TrainConfig, question: str) -> _Before | None:
     for run in store.client.search_runs([store.experiment_id], query, order_by=order):
         told = run.data.tags
         if run.info.run_name == config.study.name and told.get(TAG + "question") == question:
+            process = Process.parse(told.get(PROCESS, ""))
+            if run.info.status == "RUNNING" and process is not None and not process.gone:
+                raise ConfigError(
+                    f"study '{config.study.name}' is running already, as process {process.pid} on"
+                    f" {process.host}",
+                    remedy="wait for it, or study.name=ANOTHER",
+                )
             return _Before(told[TAG + "study_id"], run.info.run_id)
     return None
 

@@ -59,7 +59,7 @@ class Outcome:
         run_id: Its run; empty where none could be opened.
         reason: Why it failed.
         score: Of its selected epoch on validation data, more being better; None if it failed.
-        kept: Whether it had been finished before.
+        kept: Whether it had ended before.
     """
 
     label: str
@@ -85,14 +85,14 @@ def run_in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     run_id, tables = "", {}
     try:
         trial = prepare(config) if sweep.resumed else None
-        if trial is not None and (found := _finished(store, sweep, trial, tags)) is not None:
-            reporter.finish("finished before")
+        if trial is not None and (found := _ended(store, sweep, trial, tags)) is not None:
+            reporter.finish(f"{found.status.lower()} before")
             return found
         with open_run(store, label, tags, parent=sweep.run_id) as run:
             run_id, tables = run.run_id, run.tables
             log_config(run, composed)
             trial = trial or prepare(config)
-            run.tags({"metric": trial.model.headline})
+            run.tags({"metric": trial.model.headline, "trial_id": trial.trial_id})
             others = _others(store, sweep, trial, tags)
             metrics = execute(trial, run, others)
     except Exception as error:  # whatever a trial raises is told, and the sweep goes on
@@ -119,15 +119,23 @@ def _score(trial: Trial, metrics: Mapping[str, float]) -> float | None:
     return None if value is None else value if trial.mode == "max" else -value
 
 
-def _finished(store: Store, sweep: Sweep, trial: Trial, tags: Mapping[str, Any]) -> Outcome | None:
-    """Return the outcome of the same trial, if the study holds it already."""
-    same = ("cell", "phase", "draw")
-    for run in _search(store, sweep, {"trial_id": trial.trial_id}):
-        there = [run.data.tags.get(TAG + name) for name in same]
-        here = [None if tags[name] is None else str(tags[name]) for name in same]
-        if run.info.status == "FINISHED" and there == here:
+def _ended(store: Store, sweep: Sweep, trial: Trial, tags: Mapping[str, Any]) -> Outcome | None:
+    """Return the outcome of the same trial, if the study holds it already.
+
+    One that failed counts too, unless failures are to be tried again.
+    """
+    same, label = ("cell", "phase", "draw"), label_of(tags)
+    here = [None if tags[name] is None else str(tags[name]) for name in same]
+    runs = _search(store, sweep, {"trial_id": trial.trial_id})
+    runs = [run for run in runs if [run.data.tags.get(TAG + name) for name in same] == here]
+    for run in runs:
+        if run.info.status == "FINISHED":
             score = _score(trial, run.data.metrics)
-            return Outcome(label_of(tags), "FINISHED", run.info.run_id, score=score, kept=True)
+            return Outcome(label, "FINISHED", run.info.run_id, score=score, kept=True)
+    for run in runs:
+        if run.info.status == "FAILED" and not trial.config.study.retry_failed:
+            why = run.data.tags.get(TAG + "failure", "")
+            return Outcome(label, "FAILED", run.info.run_id, why, kept=True)
     return None
 
 

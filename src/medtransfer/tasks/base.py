@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medtransfer.backbones.base import Backbone
 from medtransfer.data.base import Annotation, DataSpec
 from medtransfer.data.loading import Batch, Data
-from medtransfer.errors import ConfigError
+from medtransfer.errors import ConfigError, DivergedError
 from medtransfer.heads.base import Head
 from medtransfer.strategies import freezing
 from medtransfer.strategies.base import Strategy
@@ -153,9 +153,19 @@ class Task(pl.LightningModule, ABC):
             raise ConfigError(f"{task} has no metric '{metric}'", value=metric, choices=names)
         return metric
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the loss of one batch; training is not scored, since its images are augmented."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch; training is not scored, since its images are augmented.
+
+        Raises:
+            DivergedError: If it is no number.
+        """
         loss, _ = self.step(batch)
+        if not bool(torch.isfinite(loss)):
+            raise DivergedError(
+                f"the loss is {float(loss):g} at step {self.trainer.global_step} (epoch"
+                f" {self.trainer.current_epoch}, batch {batch_idx})",
+                remedy="a smaller optimizer.lr, or trainer.gradient_clip=1",
+            )
         values = {"loss": loss}
         penalty = None
         if "image" in batch:  # a backbone that learns from them is pulled back, if any is

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medtransfer.errors import MedtransferError
+from medtransfer.tracking.processes import Process
 from medtransfer.tracking.store import Store, redact
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def open_run(
         run = Run(store, again)
     status = "FAILED"
     try:
-        run.tags(tags)
+        run.tags({**tags, "process": Process.this()})
         yield run
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
