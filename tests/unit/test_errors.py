@@ -5,6 +5,7 @@ import pytest
 from medtransfer.errors import (
     CertificateError,
     ConfigError,
+    DivergedError,
     LeakageError,
     MedtransferError,
     nearest,
@@ -42,9 +43,10 @@ def test_every_error_of_the_family_survives_the_way_between_processes(cls):
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_only_leakage_and_a_broken_promise_have_exit_codes_of_their_own(cls):
+def test_only_leakage_and_what_a_trial_runs_into_have_exit_codes_of_their_own(cls):
     assert issubclass(cls, MedtransferError)
-    assert cls("x").exit_code == {LeakageError: 3, CertificateError: 1}.get(cls, 2)
+    own = {LeakageError: 3, CertificateError: 1, DivergedError: 1}
+    assert cls("x").exit_code == own.get(cls, 2)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from medtransfer.errors import ConfigError
+from medtransfer.tracking.processes import Process
 from medtransfer.tracking.runs import Interrupted, flatten, open_run, reason
 from medtransfer.tracking.store import open_store
 
@@ -40,6 +41,7 @@ def test_a_run_that_ends_well_is_finished_with_all_that_was_logged(store, read):
     assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 0.75)]
     assert found.data.params == {"a.b": "1", "a.c": "{}", "d": "[1, 2]"}
     tags = {k: v for k, v in found.data.tags.items() if k.startswith("medtransfer.")}
+    assert not Process.parse(tags.pop("medtransfer.process")).gone
     assert tags == {"medtransfer.arm": "a", "medtransfer.seed": "0"}
     assert artifact(store, run, "x.json") == '{\n  "x": "y"\n}\n'
     assert artifact(store, run, "deep/file.txt") == "hello"

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from medtransfer.tracking import records
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -67,6 +65,8 @@ def reap(client: MlflowClient, parents: Sequence[str]) -> int:
     Returns:
         How many trials were closed.
     """
+    from medtransfer.tracking import records  # pandas, which --help can do without
+
     closed = 0
     for run in records.children(client, list(parents)):
         process = Process.parse(run.data.tags.get(TAG, ""))
