@@ -67,7 +67,8 @@ class Recorder(Callback):
         self.validated = False
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values["train/lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
-        self.run.metrics(values, step=trainer.current_epoch)
+        if trainer.current_epoch > self.run.last_step:  # else it was told before an interruption
+            self.run.metrics(values, step=trainer.current_epoch)
         if Reporter.active is not None:
             assert isinstance(pl_module, Task)
             shown = ("train/loss", metric_name("val", pl_module.headline))

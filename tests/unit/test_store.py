@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from medtransfer.errors import StoreError
-from medtransfer.tracking.store import open_client, open_store, redact, resolve_uri
+from medtransfer.secrets import redact
+from medtransfer.tracking.store import open_client, open_store, resolve_uri
 
 
 @pytest.fixture

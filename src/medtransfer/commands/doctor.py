@@ -14,8 +14,9 @@ from rich.table import Table
 from medtransfer import console, machine
 from medtransfer.config import TrainConfig
 from medtransfer.errors import StoreError
+from medtransfer.secrets import redact
 from medtransfer.tracking import environment
-from medtransfer.tracking.store import open_client, redact, resolve_uri
+from medtransfer.tracking.store import open_client, resolve_uri
 
 
 def show(config: TrainConfig, *, as_json: bool) -> None:

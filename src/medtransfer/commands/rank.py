@@ -22,8 +22,8 @@ from medtransfer.commands.trials import open_configured
 from medtransfer.config import RankConfig
 from medtransfer.console import Reporter
 from medtransfer.errors import ConfigError
+from medtransfer.secrets import redact
 from medtransfer.tracking.runs import Run, flatten, open_run, reason
-from medtransfer.tracking.store import redact
 
 if TYPE_CHECKING:
     from medtransfer.data.loading import Data

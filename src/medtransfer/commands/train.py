@@ -32,12 +32,13 @@ from medtransfer.components import build
 from medtransfer.config import TrainConfig
 from medtransfer.console import Reporter
 from medtransfer.errors import ConfigError
+from medtransfer.secrets import redact
 from medtransfer.study import signature
 from medtransfer.tracking.ledger import Ledger, ledger_path
 from medtransfer.tracking.processes import TAG as PROCESS
 from medtransfer.tracking.processes import Process, reap
 from medtransfer.tracking.runs import TAG, open_run
-from medtransfer.tracking.store import Store, redact, resolve_uri
+from medtransfer.tracking.store import Store, resolve_uri
 
 if TYPE_CHECKING:
     from medtransfer.gate import Inspection

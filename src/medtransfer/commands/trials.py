@@ -15,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from medtransfer.app import Composed
 from medtransfer.config import BaseConfig, TrainConfig
 from medtransfer.console import Reporter
+from medtransfer.secrets import redact
 from medtransfer.tracking import records
 from medtransfer.tracking.ledger import Ledger
 from medtransfer.tracking.runs import TAG, Run, flatten, open_run, reason
-from medtransfer.tracking.store import Store, open_store, redact, resolve_uri
+from medtransfer.tracking.store import Store, open_store, resolve_uri
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medtransfer.errors import MedtransferError
+from medtransfer.secrets import redact
 from medtransfer.tracking.processes import Process
-from medtransfer.tracking.store import Store, redact
+from medtransfer.tracking.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +54,10 @@ class Run:
     def __init__(self, store: Store, run_id: str) -> None:
         self.store = store
         self.run_id = run_id
+        self.key = run_id
+        """Names what lies of this run in local folders."""
+        self.last_step = -1
+        """The last step whose metrics are logged already, where a run goes on."""
         self.tables: dict[str, pd.DataFrame] = {}
         """What `frames` has logged."""
 

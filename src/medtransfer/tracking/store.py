@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from medtransfer.errors import StoreError
+from medtransfer.secrets import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,11 +88,6 @@ def open_store(uri: str, experiment: str, artifacts: str | None) -> Store:
         with FileLock(path.with_suffix(".lock")):
             client = _client(uri)
             return Store(uri, client, _experiment(client, experiment, location))
-
-
-def redact(text: str) -> str:
-    """Return a text without the passwords of the URIs in it."""
-    return re.sub(r"(\w://[^/\s:@]*):[^/\s]+@", r"\1:***@", text)
 
 
 def _knock(uri: str) -> None:
