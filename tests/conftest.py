@@ -14,12 +14,11 @@ import torch
 from hypothesis import settings
 from PIL import Image as PILImage
 
-import medtransfer  # noqa: F401  switches MLflow's telemetry off, in the environment
-
 DATA = os.environ.get("MEDTRANSFER_DATA")
 for _name in [n for n in os.environ if n.startswith(("MLFLOW_", "MEDTRANSFER_"))]:
-    if _name not in {"MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"}:
-        del os.environ[_name]
+    del os.environ[_name]
+import medtransfer  # noqa: E402, F401  switches MLflow's telemetry off, in the environment
+
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # the latter for child processes
 torch.set_num_threads(1)
 settings.register_profile("medtransfer", deadline=None)  # machines are shared

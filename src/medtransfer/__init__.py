@@ -9,7 +9,12 @@ for _name, _value in {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "NO_ALBUMENTATIONS_UPDATE": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # advice on settings that are chosen here
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one bar for each small file
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run on a server
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what is not taken is kept, and told again
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
 }.items():
     os.environ.setdefault(_name, _value)

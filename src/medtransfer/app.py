@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from unittest import mock
 
 from hydra import version
+from hydra._internal import hydra as hydra_main
+from hydra._internal.core_plugins import basic_sweeper
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -27,12 +31,24 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from hydra_plugins.medtransfer_study.sweeper import StudySweeper, declare, tuners
+from medtransfer import guard
 from medtransfer.config import Section, check
-from medtransfer.errors import ConfigError
+from medtransfer.errors import ConfigError, LaunchError, MedtransferError
+from medtransfer.secrets import redacted_output, watch_environment
 from medtransfer.study import Declared, spelled_override
 from medtransfer.tuning import AHEAD
 
 C = TypeVar("C", bound=Section)
+
+watch_environment()  # here, since each process that resolves a configuration imports this module
+
+LAUNCHERS = {  # the extra that has each, and a module of it
+    "joblib": ("joblib", "hydra_plugins.hydra_joblib_launcher"),
+    "ray": ("ray", "ray"),
+    "submitit_slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+}
+# Launchers of our own config have the names of their plug-ins, whose schemas are to check them.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/.* is validated against ConfigStore")
 
 
 def config_dir() -> Path:
@@ -146,8 +162,13 @@ class App:
         if own_config is not None:
             if not own_config.is_dir():
                 raise ConfigError(f"config folder '{own_config}' does not exist")
+            if (own_config / f"{name}.yaml").exists():
+                raise ConfigError(
+                    f"'{own_config / name}.yaml' would take the place of the program's own",
+                    remedy="write it as experiment/NAME.yaml, and choose experiment=NAME",
+                )
             # before ours: a choice that bears a shipped name is the user's
-            search_path.prepend(provider="user", path=f"file://{own_config.resolve()}")
+            search_path.prepend(provider="user", path=f"user://{own_config.resolve()}")
         GlobalHydra.instance().clear()
         version.setbase("1.3")
         try:
@@ -170,18 +191,15 @@ class App:
     def plan(self, overrides: Sequence[str]) -> Plan:
         """Return the jobs of a multirun, as Hydra's basic sweeper would start them."""
         config = self._compose(overrides, RunMode.MULTIRUN)
+        _check_launcher(config.hydra.runtime.choices["hydra/launcher"])
         params = config.hydra.sweeper.get("params") or {}
-        if "trusted_modules" in params:
-            raise ConfigError(
-                "hydra.sweeper.params.trusted_modules stands in a config file",
-                remedy="give trusted_modules on the command line, where you see what you trust",
-            )
+        guard.require_own([[str(key) for key in params]], overrides)
         given = [*(f"{key}={value}" for key, value in params.items()), *_given(config.hydra)]
         with self._explained(given):
             parser = OverridesParser.create(config_loader=self.hydra.config_loader)
             parsed = parser.parse_overrides(given)
             if config.hydra.sweeper._target_ == f"{StudySweeper.__module__}.StudySweeper":
-                return self._study(declare(config, parsed))
+                return self._study(declare(config, parsed), overrides)
             if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.BasicSweeper":
                 shared = tuple(str(o.input_line) for o in parsed if not o.is_sweep_override())
                 varied = tuple(o.get_key_element() for o in parsed if o.is_sweep_override())
@@ -189,7 +207,8 @@ class App:
             (jobs,) = BasicSweeper.split_arguments(parsed, None)
             return _planned(jobs)
 
-    def _study(self, declared: Declared) -> Plan:
+    def _study(self, declared: Declared, overrides: Sequence[str]) -> Plan:
+        guard.require_own(declared.final(), overrides)  # before any job is composed
         found = tuners(declared, lambda job: self.compose(job).values)
         jobs = []
         for place, tuner in enumerate(found):
@@ -198,6 +217,7 @@ class App:
                 jobs.append(declared.tuning(place, len(tuner.asked) - 1, settings))
                 if declared.sampler not in AHEAD and len(tuner.asked) == 2:
                     break
+        guard.require_own(jobs, overrides)
         plan = _planned(declared.final(), jobs, sum(tuner.trials for tuner in found))
         return replace(plan, swept=tuple(dict.fromkeys([*plan.swept, *declared.axes])))
 
@@ -221,17 +241,34 @@ class App:
 
     def multirun(self, task: Callable[[DictConfig], Any], overrides: Sequence[str]) -> list[Any]:
         """Run the jobs of a sweep, checked before, and return what the tasks return."""
-        # Hydra would compose every job once more, only to see whether it can
-        with mock.patch.object(Sweeper, "validate_batch_is_legal"):
+        with (
+            # Hydra would compose every job once more, only to see whether it can
+            mock.patch.object(Sweeper, "validate_batch_is_legal"),
+            # and leave a file with the command line as it is, passwords in it
+            mock.patch.object(basic_sweeper, "OmegaConf", guard.Unsaved),
+        ):
             spelled = [spelled_override(each) for each in overrides]
-            done = self.hydra.multirun(self.name, task, spelled, with_log_configuration=False)
+            try:
+                done = self.hydra.multirun(self.name, task, spelled, with_log_configuration=False)
+            except MedtransferError:
+                raise
+            except Exception as error:  # launchers raise whatever their transports raise
+                lines = str(error).strip().splitlines() or [""]
+                raise LaunchError(
+                    f"a worker was lost: {type(error).__name__}: {lines[0]}",
+                    remedy="a study that has a name goes on by the same command",
+                ) from error
         return [job.return_value for job in _jobs(done)]
 
     def show(self, arguments: Sequence[str]) -> None:
         """Print what Hydra's own flags ask for: `--cfg job`, `--info`, `--shell-completion`."""
         asked = get_args_parser().parse_args(list(arguments))
         asked.overrides = [spelled_override(each) for each in asked.overrides]
-        with self._explained(asked.overrides):
+        with (
+            redacted_output(),
+            mock.patch.object(hydra_main, "OmegaConf", guard.Redacted),
+            self._explained(asked.overrides),
+        ):
             if asked.cfg is not None:
                 self.hydra.show_cfg(
                     self.name, asked.overrides, asked.cfg, asked.package, asked.resolve
@@ -249,11 +286,7 @@ class App:
             config = self.hydra.compose_config(
                 self.name, spelled, run_mode=mode, with_log_configuration=False
             )
-        if config.hydra.callbacks:
-            raise ConfigError(
-                "hydra.callbacks name code that Hydra would run before anything is checked",
-                remedy="leave them out",
-            )
+        guard.require_harmless(config, config_dir(), self.name)
         return config
 
     @contextmanager
@@ -267,6 +300,11 @@ class App:
             raise ConfigError(f"a config file is not YAML: {text}") from None
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise self._unusable(error, overrides) from None
+        except RecursionError:
+            raise ConfigError(
+                "the configuration is nested too deeply, or refers to itself",
+                remedy="look at its lists and its ${references}",
+            ) from None
 
     def _unknown_choice(self, error: MissingConfigException) -> ConfigError:
         missing = str(error.missing_cfg_file)
@@ -291,7 +329,8 @@ class App:
                 choices=self._keys_beside(key),
                 remedy=f"medtransfer {self.name} --cfg job shows every key",
             )
-        first = text.strip().splitlines()[0]
+        first, *more = text.strip().splitlines()
+        first += f" {more[0]}" if more and first.endswith(":") else ""
         given = next((o for o in overrides if o.partition("=")[0] in text), "")
         where = f" (in '{given}')" if given and given not in first else ""
         return ConfigError(f"{first}{where}", remedy="overrides are written group=choice key=value")
@@ -305,6 +344,15 @@ class App:
             return sorted(str(name) for name in base)
         prefix = f"{parent}." if parent else ""
         return sorted(prefix + str(name) for name in node if name != "_target_")
+
+
+def _check_launcher(choice: str) -> None:
+    """Refuse a launcher that is not installed, before anything is opened."""
+    extra, module = LAUNCHERS.get(choice, ("", ""))
+    if module and find_spec(module) is None:
+        raise ConfigError(
+            f"hydra/launcher={choice} wants the extra '{extra}': pip install 'medtransfer[{extra}]'"
+        )
 
 
 def _planned(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Container, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from medtransfer.console import Reporter
+from medtransfer.seeding import derive
 from medtransfer.tasks.base import Task, metric_name
-from medtransfer.tracking.runs import Run
+from medtransfer.tracking.runs import Interrupted, Run
 
 Curve = Sequence[float]
 """The selection metric of a trial, validation by validation."""
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Best(Callback):
@@ -48,9 +53,25 @@ class Best(Callback):
             if name not in self.frozen
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """See Lightning's method of this name."""
+        return {"score": self.score, "epoch": self.epoch, "state": self.state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See Lightning's method of this name."""
+        self.score = state_dict["score"]
+        self.epoch = state_dict["epoch"]
+        self.state = state_dict["state"]
+
 
 class Recorder(Callback):
-    """Sends the metrics of each validated epoch to the run and to the screen."""
+    """Sends the metrics of each validated epoch to the run and to the screen.
+
+    What a run was told of an epoch before it was interrupted is not told again.
+
+    Args:
+        run: Where to.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -67,8 +88,9 @@ class Recorder(Callback):
         self.validated = False
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values["train/lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
-        if trainer.current_epoch > self.run.last_step:  # else it was told before an interruption
+        if trainer.current_epoch > self.run.last_step:
             self.run.metrics(values, step=trainer.current_epoch)
+            self.run.last_step = trainer.current_epoch
         if Reporter.active is not None:
             assert isinstance(pl_module, Task)
             shown = ("train/loss", metric_name("val", pl_module.headline))
@@ -79,13 +101,74 @@ class Recorder(Callback):
             Reporter.active.advance(done, total, noted)
 
 
+class Heed(Callback):
+    """Ends a training whose program was told to stop, and did not hear it.
+
+    A signal raises `Interrupted` wherever the program is, and what is raised in a destructor is
+    lost. The handler of a signal gives way to SIG_IGN when it is called, by which it is known.
+    """
+
+    def __init__(self) -> None:
+        self.heard = [each for each in STOPPING if signal.getsignal(each) != signal.SIG_IGN]
+
+    def check(self) -> None:
+        """Raise what was lost.
+
+        Raises:
+            Interrupted: If a signal has come.
+        """
+        for each in self.heard:
+            if signal.getsignal(each) == signal.SIG_IGN:
+                raise Interrupted(each)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """See Lightning's hook of this name."""
+        self.check()
+
+
+class Draws(Callback):
+    """Lets what is drawn at random in an epoch follow from the seed and the epoch alone.
+
+    So an epoch is the same in a training that goes on from the end of the one before.
+
+    Args:
+        seed: The trial's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        """See Lightning's hook of this name; loaders have taken their own numbers before it."""
+        if batch_idx == 0:
+            seed = derive(self.seed, "epoch", trainer.current_epoch, trainer.global_rank)
+            # torch.manual_seed seeds absent GPUs too, and notes a stack trace each time
+            torch.default_generator.manual_seed(seed)
+            if pl_module.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+
+
 class LastStep(Callback):
-    """Ends training in mid-epoch with a validation, so that the last steps can be selected too."""
+    """Ends training in mid-epoch with a validation, so that the last steps can be selected too.
+
+    Of several ranks all end when one of them is told to.
+    """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """See Lightning's hook of this name."""
         if trainer.global_step == trainer.max_steps:
             trainer.should_stop = True  # Lightning validates when it is told to stop, not at limits
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """See Lightning's hook of this name."""
+        told = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
+        trainer.should_stop = told
 
 
 class Median(Callback):
@@ -104,7 +187,7 @@ class Median(Callback):
 
         self.monitor = monitor
         self.pruned = False
-        self.seen = 0
+        self.curve: list[float] = []
         pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
         study = optuna.create_study(
             direction="maximize" if mode == "max" else "minimize", pruner=pruner
@@ -116,8 +199,21 @@ class Median(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """See Lightning's hook of this name."""
-        self.trial.report(float(trainer.callback_metrics[self.monitor]), self.seen)
-        self.seen += 1
+        self._report(float(trainer.callback_metrics[self.monitor]))
         if self.trial.should_prune():
             self.pruned = True
             trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Lightning's method of this name."""
+        return {"curve": list(self.curve), "pruned": self.pruned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See Lightning's method of this name."""
+        self.pruned = state_dict["pruned"]
+        for value in state_dict["curve"]:
+            self._report(value)
+
+    def _report(self, value: float) -> None:
+        self.trial.report(value, len(self.curve))
+        self.curve.append(value)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from medtransfer import __version__
 from medtransfer.errors import ConfigError, MedtransferError
 from medtransfer.quiet import show_notes
+from medtransfer.secrets import printable, redact
+from medtransfer.signals import obey_signals
 from medtransfer.tracking.runs import Interrupted
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 a trial failed, 2 the user's mistake, 3 leakage refused, 130 or 143 interrupted.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt)
+    obey_signals()
     with warnings.catch_warnings():
         show_notes()
         return _run(argv)
@@ -44,16 +43,11 @@ def _run(argv: Sequence[str] | None) -> int:
         command: Callable[[argparse.Namespace, list[str]], int] = arguments.command
         return command(arguments, rest)
     except MedtransferError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(redact(str(error)))}", file=sys.stderr)
         return error.exit_code
     except Interrupted as interrupted:
         print("interrupted", file=sys.stderr)
         return 128 + interrupted.signum
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    signal.signal(signum, signal.SIG_IGN)  # once is enough: what is open is being closed
-    raise Interrupted(signum)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--rebuild", action="store_true", help="read all results from the store again"
     )
+
+    add("sync", _sync, "tell the store what it could not be told while it did not answer")
 
     command = add("ui", _ui, "open MLflow's pages on the store, on this machine only")
     command.add_argument("--port", type=int, default=5000, help="default: 5000")
@@ -173,6 +169,13 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.rebuild:
         rebuild(client, arguments.study, ledger)
     answer(client, arguments.study, arguments.out, ledger)
+    return 0
+
+
+def _sync(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from medtransfer.commands.sync import sync
+
+    sync(_config(arguments, rest))
     return 0
 
 

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -30,11 +30,32 @@ Component = dict[str, Any]
 """A choice of an extensible group: `_target_` names its class, the other keys are its arguments."""
 
 
+NAME = re.compile(r"(?!_)\w+(\.(?!__)\w+)*")  # importing `__main__` would run a program
+
+RESERVED = frozenset({"_target_", "_args_", "_partial_", "_recursive_", "_convert_"})
+"""Keys that Hydra acts on where it builds objects."""
+
+
 def _with_target(node: Component) -> Component:
     if not isinstance(node.get("_target_"), str):
         msg = "needs a `_target_`: the class that it names is built from the other keys"
         raise ValueError(msg)
+    for path in _reserved({key: value for key, value in node.items() if key != "_target_"}):
+        msg = f"holds '{path}', and nothing inside of a choice is built or called"
+        raise ValueError(msg)
     return node
+
+
+def _reserved(values: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the places of keys that would be acted on, at any depth."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if key in RESERVED:
+                yield f"{prefix}{key}"
+            yield from _reserved(value, f"{prefix}{key}.")
+    elif isinstance(values, list | tuple):
+        for i, value in enumerate(values):
+            yield from _reserved(value, f"{prefix}{i}.")
 
 
 ComponentField = Annotated[Component, AfterValidator(_with_target)]
@@ -73,6 +94,10 @@ def locate(
     after it, because a prefix alone would reach any function of the library.
     """
     module_name, _, name = target.rpartition(".")
+    if not NAME.fullmatch(target):
+        raise ConfigError(
+            f"_target_ {target[:200]!r} names no class", remedy="write it as package.module.Class"
+        )
     allowed = ("medtransfer", *trusted, *extra)
     if not any(module_name == prefix or module_name.startswith(prefix + ".") for prefix in allowed):
         raise ConfigError(

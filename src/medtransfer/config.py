@@ -86,7 +86,9 @@ class TrainerConfig(Budget):
     max_seconds: PositiveFloat | None
     validate_every: PositiveInt | None
     sampler: Literal["shuffle", "balanced"]
-    checkpoint: Literal["best", "none"]
+    accumulate: PositiveInt = 1  # older configurations have no such key
+    save_every: NonNegativeFloat | None
+    checkpoint: Literal["best", "last", "none"]
     selection: Selection
     early_stopping: EarlyStopping
 

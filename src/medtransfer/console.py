@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -22,10 +22,45 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 
-out = Console()
-err = Console(stderr=True)
+from medtransfer.secrets import printable, redact
+
+
+class _Harmless(RenderHook):
+    """Lets no name from outside act on the terminal, and no secret reach it."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """See rich's `RenderHook`."""
+        return [_Cleaned(each) for each in renderables]
+
+
+class _Cleaned:
+    def __init__(self, content: ConsoleRenderable) -> None:
+        self.content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        for segment in console.render(self.content, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(redact(segment.text)), segment.style)
+
+
+def open_console(**settings: Any) -> Console:
+    """Return a screen for texts that may hold names from outside.
+
+    Args:
+        **settings: Of rich's `Console`.
+    """
+    console = Console(**settings)
+    console.push_render_hook(_Harmless())
+    return console
+
+
+out = open_console()
+err = open_console(stderr=True)
 
 LINE_EVERY = 10.0  # seconds between two plain lines about one trial
 
@@ -86,15 +121,17 @@ class Reporter:
     def start(self, label: str, number: int = 1, unit: str = "epochs") -> None:
         """Say that a trial starts, the how-manieth it is, and what it counts as it goes."""
         self.unit = unit
+        label = " ".join(label.split())  # a name with a line end could pass for a line of ours
         of = f"/{self.trials}" if self.trials else ""
         self.label = label if self.trials == 1 else f"[{number}{of}] {label}"
         self.line_at = time.monotonic()
+        shown = escape(printable(redact(label)))  # bars are drawn after all hooks
         if self.bars is None:
             self._line("started")
         elif self.trial_bar is None:
-            self.trial_bar = self.bars.add_task(escape(label), total=None, note="")
+            self.trial_bar = self.bars.add_task(shown, total=None, note="")
         else:
-            self.bars.reset(self.trial_bar, description=escape(label), total=None, note="")
+            self.bars.reset(self.trial_bar, description=shown, total=None, note="")
 
     def advance(self, done: int, total: int, values: Mapping[str, float]) -> None:
         """Say how far the trial is, with its latest metrics."""
@@ -144,7 +181,7 @@ def _certificate_table(told: Mapping[str, Any]) -> Table:
     how += f" ({features['why']})" if "why" in features else ""
     how += f", {features['views']} views of each image" if features.get("views", 1) > 1 else ""
     table = Table(
-        title=f"{told['strategy']}: what learns; {escape(how)}",
+        title=escape(f"{told['strategy']}: what learns; {how}"),
         title_justify="left",
         box=SIMPLE_HEAD,
     )

@@ -61,6 +61,18 @@ class StoreError(MedtransferError):
     """A tracking store that cannot be reached, read or written."""
 
 
+class UndeliveredError(StoreError):
+    """A tracking store that did not take what it was told; trainings have run."""
+
+    exit_code = 1
+
+
+class LaunchError(MedtransferError):
+    """A worker that ended without a word: killed, out of memory, or gone with its machine."""
+
+    exit_code = 1
+
+
 class LeakageError(MedtransferError):
     """Training and test data share what they must not share."""
 
@@ -75,6 +87,18 @@ class CertificateError(MedtransferError):
 
 class DivergedError(MedtransferError):
     """A training whose loss is no number any more."""
+
+    exit_code = 1
+
+
+class ParallelError(MedtransferError):
+    """A training on several devices of which one process failed."""
+
+    exit_code = 1
+
+
+class TooLargeError(MedtransferError):
+    """A training that does not fit into the memory of its device."""
 
     exit_code = 1
 

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from datetime import timedelta
-from typing import Any
+import gc
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities import move_data_to_device
-from pytorch_lightning.callbacks import Callback, EarlyStopping
-from torch import Tensor
 
 from medtransfer import machine, pictures
-from medtransfer.callbacks import Best, Curve, LastStep, Median, Recorder
+from medtransfer.callbacks import Curve
 from medtransfer.certificate import Certificate
+from medtransfer.checkpoint import Shelf
 from medtransfer.console import Reporter
+from medtransfer.errors import TooLargeError
 from medtransfer.evaluation import evaluate, evaluate_elsewhere, latency_ms
-from medtransfer.feed import Feed, device_of
-from medtransfer.run import Trial
-from medtransfer.seeding import seed_part
-from medtransfer.strategies.base import Score
+from medtransfer.feed import Feed
+from medtransfer.run import Trial, prepare
 from medtransfer.strategies.solved import Solved
-from medtransfer.tasks.base import metric_name
 from medtransfer.tracking import environment
-from medtransfer.tracking.runs import Run
+from medtransfer.tracking.runs import Interrupted, Run
+from medtransfer.training import Training, fit, solve, trainer_of
 
 
 def execute(trial: Trial, run: Run, others: Sequence[Curve] | None = None) -> dict[str, float]:
     """Train, select and test a prepared trial, and log all of it.
+
+    A trial that was interrupted goes on from the end of its last epoch, or the last that was
+    written, and ends as it would have.
 
     Args:
         trial: What to run.
@@ -43,65 +40,133 @@ def execute(trial: Trial, run: Run, others: Sequence[Curve] | None = None) -> di
 
     Raises:
         CertificateError: If what the strategy declared frozen has changed.
+        TooLargeError: If the memory of the device does not suffice, for half a batch either.
+        StoreError: If what shall stay of the trial cannot be written.
     """
-    config, model = trial.config, trial.model
-    settings = machine.resolve(config.trainer)
+    settings = machine.resolve(trial.config.trainer)
     torch.set_num_threads(int(settings.threads.value))
     _log_start(trial, run, settings)
-
     environment.reset_peak_memory()
-    started = time.perf_counter()
-    seed_part(config.seed, "training")
-    model.to(memory_format=torch.channels_last)
-    images = trial.data.loader("train", batch_size=config.trainer.batch_size)
-    model.strategy_.setup(model, _images(images), statistics=trial.provenance.statistics)
-    certificate = Certificate.of(model, model.strategy_)
-    counts = {
-        "cost/trainable_parameters": float(sum(part.learn for part in certificate.parts)),
-        "cost/parameters": float(sum(part.parameters for part in certificate.parts)),
-    }
-    feed = Feed(trial, settings)
-    certificate.features = feed.describe()
-    _show(certificate, run)
-
-    score = _scorer(trial, feed, settings)
-    if isinstance(model.strategy_, Solved):
-        trainer, epoch = _trainer(trial, settings, []), 0
-        weights = model.loss.weight
-        certificate.chosen = model.strategy_.fit_head(model, *feed.table(), weights, score)
-    else:
-        best = Best(metric_name("val", trial.metric), trial.mode, frozen=certificate.frozen)
-        watching: list[Callback] = [best, Recorder(run), LastStep()]
-        median = None if others is None else Median(best.monitor, trial.mode, others)
-        trainer = _trainer(trial, settings, [*watching, *([median] if median else [])])
-        trainer.fit(model, feed.train(), feed.ordered("val"))
-        if median is not None:
-            run.tags({"pruned": median.pruned})
-        model.load_state_dict(best.state, strict=False)
-        epoch = best.epoch
-    certificate.verify(model)
-    certificate.chosen |= model.strategy_.finish(model, score)
-    seconds = time.perf_counter() - started
-    run.json(certificate.describe(), "certificate.json")
-    run.params({"chosen": certificate.chosen} if certificate.chosen else {})
-    if config.trainer.checkpoint == "best":
-        folder = config.paths.output / "checkpoints" / run.run_id
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": model.state_dict(), "epoch": epoch}, folder / "best.ckpt")
-
-    final = {"best/epoch": float(epoch)}
-    final |= evaluate(trial, run, trainer, feed, "val", prefix="best")
-    if config.test:
-        final |= _test(trial, run, trainer, feed, settings)
-    final |= counts | {
-        "cost/train_seconds": seconds,
-        "cost/feature_seconds": feed.seconds,
-        "cost/steps": float(trainer.global_step),
-        "cost/validations": float(model.scored["val"]),
-        "cost/peak_memory_mb": _peak_memory_mb(settings),
-    }
+    shelf = Shelf(trial.config.paths.output / "checkpoints" / run.key, trial.trial_id)
+    try:
+        final = _examined(_trained(trial, run, settings, others, shelf), run)
+    except BaseException as error:
+        if (interrupted := _interruption(error)) is not None:
+            shelf.write()
+            raise interrupted from None
+        if not isinstance(error, Exception):
+            raise
+        shelf.clear()  # it would fail again
+        raise
+    shelf.clear()
     run.metrics(final)
     return final
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A model that was trained and selected, in the form in which it is tested."""
+
+    training: Training
+    epoch: int
+    steps: int
+    seconds: float
+
+
+def _trained(
+    trial: Trial,
+    run: Run,
+    settings: machine.Machine,
+    others: Sequence[Curve] | None,
+    shelf: Shelf,
+) -> _Learned:
+    """Train, once more in smaller parts where the memory of the device does not suffice."""
+    given, state = trial.config.trainer.accumulate, shelf.read()
+    if state is not None:
+        trial = _in_parts(trial, state["accumulate"])
+    while True:
+        parts = trial.config.trainer.accumulate
+        try:
+            return _learn(Training(trial, settings, shelf, state), run, others)
+        except torch.OutOfMemoryError as error:
+            batch = trial.config.trainer.batch_size
+            smaller = 2 * parts <= batch
+            if parts > given or not smaller:
+                raise TooLargeError(
+                    f"the memory of the device does not suffice for a batch of {batch} in {parts}"
+                    f" part{'s' * (parts > 1)}",
+                    remedy=f"trainer.accumulate={2 * parts}, or a smaller trainer.batch_size, by"
+                    " which features and validation go too"
+                    if smaller
+                    else "a smaller backbone, or a smaller dataset.image_size",
+                ) from error
+            run.tags({"out_of_memory": f"batch of {batch} in {2 * parts} parts"})
+        # only here does the traceback no longer hold what fills the memory
+        shelf.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+        trial, state = _in_parts(prepare(trial.config), 2 * parts), None
+
+
+def _interruption(error: BaseException | None) -> Interrupted | None:
+    """Return the signal that an error has come of: what is cut short may fail in its own way."""
+    if error is None or isinstance(error, Interrupted):
+        return error
+    return _interruption(error.__context__)
+
+
+def _in_parts(trial: Trial, parts: int) -> Trial:
+    """Return the trial, the same one, with batches computed in so many parts."""
+    trainer = trial.config.trainer.model_copy(update={"accumulate": parts})
+    return replace(trial, config=trial.config.model_copy(update={"trainer": trainer}))
+
+
+def _learn(training: Training, run: Run, others: Sequence[Curve] | None) -> _Learned:
+    """Train, select the best epoch, and keep what shall stay of it."""
+    trial, certificate = training.trial, training.certificate
+    model, shelf, kept = trial.model, training.resume.shelf, trial.config.trainer.checkpoint
+    _show(certificate, run)
+    epoch = steps = 0
+    solved = isinstance(model.strategy_, Solved)
+    if solved:
+        certificate.chosen = solve(training)
+    else:
+        fitted = fit(training, run, others)
+        run.tags({"pruned": fitted.pruned})
+        if kept == "last":
+            shelf.keep("last", model, certificate, fitted.epochs - 1)
+        model.load_state_dict(fitted.best.state, strict=False)
+        epoch, steps = fitted.best.epoch, fitted.steps
+    certificate.verify(model)
+    certificate.chosen |= model.strategy_.finish(model, training.score)
+    learned = _Learned(training, epoch, steps, training.seconds)
+    run.json(certificate.describe(), "certificate.json")
+    run.params({"chosen": certificate.chosen} if certificate.chosen else {})
+    if kept == "best" or (kept == "last" and solved):
+        shelf.keep(kept, model, certificate, epoch)
+    return learned
+
+
+def _examined(learned: _Learned, run: Run) -> dict[str, float]:
+    """Return what a trained model is worth, and what it has cost."""
+    training = learned.training
+    trial, feed, settings = training.trial, training.feed, training.settings
+    trainer = trainer_of(settings)
+    final = {"best/epoch": float(learned.epoch)}
+    final |= evaluate(trial, run, trainer, feed, "val", prefix="best")
+    if trial.config.test:
+        final |= _test(trial, run, trainer, feed, settings)
+    training.heed.check()
+    parts = training.certificate.parts
+    return final | {
+        "cost/trainable_parameters": float(sum(part.learn for part in parts)),
+        "cost/parameters": float(sum(part.parameters for part in parts)),
+        "cost/train_seconds": learned.seconds,
+        "cost/feature_seconds": feed.seconds,
+        "cost/steps": float(learned.steps),
+        "cost/validations": float(trial.model.scored["val"]),
+        "cost/peak_memory_mb": _peak_memory_mb(settings),
+    }
 
 
 def _test(
@@ -115,56 +180,6 @@ def _test(
     if trial.external is not None:
         final |= evaluate_elsewhere(trial, run, trainer, trial.external)
     return final
-
-
-def _scorer(trial: Trial, feed: Feed, settings: machine.Machine) -> Score:
-    """Return what scores the model as it is on validation data, more being better."""
-    device, bf16 = device_of(settings), settings.precision.value == "bf16"
-    sign = 1.0 if trial.mode == "max" else -1.0
-
-    @torch.no_grad()
-    def score() -> float:
-        model = trial.model.to(device).eval()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            kept = [
-                model.step(move_data_to_device(batch, device))[1] for batch in feed.ordered("val")
-            ]
-        together = {key: torch.cat([part[key] for part in kept]).cpu() for key in kept[0]}
-        model.scored["val"] += 1
-        value = sign * model.evaluate("val", together)[trial.metric]
-        return -math.inf if math.isnan(value) else value
-
-    return score
-
-
-def _trainer(trial: Trial, settings: machine.Machine, callbacks: list[Callback]) -> pl.Trainer:
-    config = trial.config.trainer
-    if config.early_stopping.patience is not None:
-        stop = EarlyStopping(
-            metric_name("val", trial.metric),
-            mode=trial.mode,
-            patience=config.early_stopping.patience,
-            min_delta=config.early_stopping.min_delta,
-        )
-        callbacks = [*callbacks, stop]
-    return pl.Trainer(
-        accelerator=str(settings.accelerator.value),
-        devices=config.devices,
-        precision=machine.lightning_precision(settings.precision.value),
-        max_epochs=config.max_epochs,
-        max_steps=config.max_steps or -1,
-        # in steps, Lightning counts on from epoch to epoch only when epochs are switched off
-        max_time=None if config.max_seconds is None else timedelta(seconds=config.max_seconds),
-        val_check_interval=config.validate_every,
-        check_val_every_n_epoch=None if config.validate_every else 1,
-        gradient_clip_val=config.gradient_clip,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
 
 
 def _show(certificate: Certificate, run: Run) -> None:
@@ -190,9 +205,7 @@ def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
         for name, choice in asdict(settings).items()
     }
     around = {**environment.describe(), "machine": resolved}
-    run.store.client.set_tag(
-        run.run_id, "mlflow.source.git.commit", around["git_commit"] or "not a repository"
-    )
+    run.label({"mlflow.source.git.commit": around["git_commit"] or "not a repository"})
     run.json(around, "environment.json")
     run.json(asdict(trial.provenance), "weights.json")
     ids = [record.sample_id for record in trial.data.decoded.records]
@@ -208,10 +221,6 @@ def _log_start(trial: Trial, run: Run, settings: machine.Machine) -> None:
     if trial.data.decoded.foreground is not None:
         summary["negatives"] = trial.data.decoded.foreground.negatives
     run.json(summary, "data.json")
-
-
-def _images(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Tensor]:
-    return (batch["image"] for batch in loader)
 
 
 def _peak_memory_mb(settings: machine.Machine) -> float:

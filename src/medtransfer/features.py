@@ -29,7 +29,6 @@ from medtransfer.backbones.weights import hash_tensors
 from medtransfer.cache import array_file, entry
 from medtransfer.data import decoded
 from medtransfer.data.loading import Batch, Data, numbered
-from medtransfer.data.sampling import WholeExams
 from medtransfer.data.transforms import Transform
 
 FORMAT = 1  # changes when what is stored changes
@@ -134,7 +133,7 @@ class Features(TorchDataset[Batch]):
             loader: One of `Data`'s, of samples in this split. It lends its sampler, through which
                 both get to know the epoch.
         """
-        if isinstance(loader.batch_sampler, WholeExams):
+        if loader.batch_size is None:
             order: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
         else:
             names = ("batch_size", "sampler", "drop_last")

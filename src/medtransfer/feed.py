@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from medtransfer.data.sampling import Parts
 from medtransfer.errors import ConfigError
 from medtransfer.features import (
     Extractor,
@@ -70,14 +71,15 @@ class Feed:
         """Whether batches hold features; heads that are solved take nothing else."""
         return self.store is not None or isinstance(self.trial.model.strategy_, Solved)
 
-    def train(self) -> DataLoader[Any]:
-        """Return shuffled batches of the training subset."""
+    def train(self, parts: Parts | None = None) -> DataLoader[Any]:
+        """Return shuffled batches of the training subset, or parts of them."""
         config = self.trial.config.trainer
         images = self.trial.data.train_loader(
             self.trial.transform,
             batch_size=config.batch_size,
             workers=0 if self.from_features else self.workers,
             sampler=config.sampler,
+            parts=parts,
         )
         return self._features("train").in_place_of(images) if self.from_features else images
 

@@ -8,6 +8,7 @@ import warnings
 from typing import TextIO
 
 from medtransfer.errors import Note
+from medtransfer.secrets import printable, redact
 
 
 def quiet_libraries() -> None:
@@ -18,6 +19,7 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*LeafSpec.*is deprecated.*",
+        ".*`srun` command is available.*",  # launchers start processes, trainings do not
         ".*module\\(s\\) in eval mode at the start of training.*",  # frozen means so
     ):
         warnings.filterwarnings("ignore", message)
@@ -40,7 +42,7 @@ def show_notes() -> None:
             usual(message, category, filename, lineno, file, line)
         elif str(message) not in shown:
             shown.add(str(message))
-            sys.stderr.write(f"note: {message}\n")
+            sys.stderr.write(f"note: {printable(redact(str(message)))}\n")
 
     warnings.simplefilter("always", Note)
     warnings.showwarning = show

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from medtransfer import machine
 from medtransfer.app import config_dir
 from medtransfer.backbones.load import load_backbone
 from medtransfer.backbones.weights import Provenance
@@ -60,7 +62,7 @@ NOT_IDENTITY = {
     "dataset": ("root", "file", "split", "identifiers", "salt", "download"),
     "strategy": ("search_space",),
     "features": ("max_gb",),
-    "trainer": ("accelerator", "devices", "threads", "workers", "checkpoint"),
+    "trainer": ("accelerator", "devices", "threads", "workers", "save_every", "checkpoint"),
 }
 
 
@@ -120,6 +122,7 @@ def check(config: TrainConfig) -> Choices:
             "trainer.sampler=balanced draws classes alike, and an image has several labels",
             remedy="loss.class_weights=balanced",
         )
+    _check_devices(config)
     make_optimizer = optimizer_factory(config.optimizer, config.trusted_modules)
     metric = (config.trainer.selection.metric or task.headline).removeprefix("val/")
     direction = task.direction(metric)
@@ -290,6 +293,17 @@ def _check_class_of(metric: str, task: type[Task], names: tuple[str, ...]) -> No
         raise ConfigError(f"there is no class '{name}'", value=metric, choices=choices)
 
 
+def _check_devices(config: TrainConfig) -> None:
+    wanted = config.trainer.devices
+    if wanted > 1 and machine.resolve(config.trainer).accelerator.value == "gpu":
+        there = torch.cuda.device_count()
+        if there < wanted:
+            raise ConfigError(
+                f"trainer.devices={wanted}, and there are {there} GPUs",
+                remedy=f"trainer.devices={max(1, there)}",
+            )
+
+
 def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
     name = type(strategy).__name__
     if isinstance(strategy, Solved) and task.requires == "labels":
@@ -325,6 +339,8 @@ def identify(
     values = config.model_dump(mode="json", include=set(IDENTITY))
     for section, keys in NOT_IDENTITY.items():
         values[section] = {k: v for k, v in values[section].items() if k not in keys}
+    if config.trainer.accumulate == 1:  # as it was before there was such a key
+        del values["trainer"]["accumulate"]
     content = [data.spec.data_hash, data.spec.split_hash, provenance.sha256]
     content += [] if external is None else [external.spec.data_hash]
     text = json.dumps([values, content], sort_keys=True, default=str)

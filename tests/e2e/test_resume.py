@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import pytest
 from mlflow import MlflowClient
@@ -67,7 +68,7 @@ def test_a_loss_that_is_no_number_fails_the_trial_which_is_tried_again_on_reques
     assert len(of_phase(list_runs(), "study")) == 1
 
 
-def test_runs_whose_process_died_are_closed_and_their_trials_run(study, list_runs, client):
+def test_a_trial_whose_process_died_goes_on_in_its_run(study, list_runs, client):
     assert study("~study.arms.wild").code == 0
     (trial,) = of_phase(list_runs(), "final")
     (parent,) = of_phase(list_runs(), "study")
@@ -77,10 +78,30 @@ def test_runs_whose_process_died_are_closed_and_their_trials_run(study, list_run
         client.set_tag(run.info.run_id, "medtransfer.process", str(dead))
     done = study("~study.arms.wild")
     assert done.code == 0, done.err
-    statuses = {run.info.run_id: run.info.status for run in list_runs()}
-    assert statuses.pop(trial.info.run_id) == "KILLED"
-    assert set(statuses.values()) == {"FINISHED"}
-    assert len(of_phase(list_runs(), "final")) == 2
+    assert {run.info.status for run in list_runs()} == {"FINISHED"}
+    (again,) = of_phase(list_runs(), "final")
+    assert again.info.run_id == trial.info.run_id
+    assert "medtransfer.failure" not in again.data.tags
+    steps = [each.step for each in client.get_metric_history(trial.info.run_id, "train/loss")]
+    assert steps == sorted(set(steps))
+    same = {k: v for k, v in trial.data.metrics.items() if not k.startswith("cost/")}
+    assert {k: v for k, v in again.data.metrics.items() if not k.startswith("cost/")} == same
+
+
+def test_a_trial_of_another_machine_that_gives_signs_of_life_is_waited_for(
+    study, list_runs, client
+):
+    assert study("~study.arms.wild").code == 0
+    (trial,) = of_phase(list_runs(), "final")
+    client.update_run(trial.info.run_id, status="RUNNING")
+    client.set_tag(trial.info.run_id, "medtransfer.process", "elsewhere:7:1.00")
+    client.set_tag(trial.info.run_id, "medtransfer.alive", str(int(time.time()) - 60))
+    refused = study("~study.arms.wild")
+    assert refused.code == 2
+    assert "is running already, as process 7 on elsewhere" in refused.err
+    client.set_tag(trial.info.run_id, "medtransfer.alive", str(int(time.time()) - 3600))
+    assert study("~study.arms.wild").code == 0
+    assert {run.info.status for run in list_runs()} == {"FINISHED"}
 
 
 def test_a_study_that_is_running_is_not_run_twice(study, list_runs, client):

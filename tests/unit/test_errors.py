@@ -6,12 +6,17 @@ from medtransfer.errors import (
     CertificateError,
     ConfigError,
     DivergedError,
+    LaunchError,
     LeakageError,
     MedtransferError,
+    ParallelError,
+    StoreError,
+    TooLargeError,
+    UndeliveredError,
     nearest,
 )
 
-FAMILY = [MedtransferError, *MedtransferError.__subclasses__()]
+FAMILY = [MedtransferError, *MedtransferError.__subclasses__(), *StoreError.__subclasses__()]
 
 
 def test_a_message_holds_problem_nearest_choices_and_remedy():
@@ -45,7 +50,8 @@ def test_every_error_of_the_family_survives_the_way_between_processes(cls):
 @pytest.mark.parametrize("cls", FAMILY)
 def test_only_leakage_and_what_a_trial_runs_into_have_exit_codes_of_their_own(cls):
     assert issubclass(cls, MedtransferError)
-    own = {LeakageError: 3, CertificateError: 1, DivergedError: 1}
+    ran_into = {CertificateError, DivergedError, LaunchError, ParallelError, TooLargeError}
+    own = {LeakageError: 3} | dict.fromkeys({*ran_into, UndeliveredError}, 1)
     assert cls("x").exit_code == own.get(cls, 2)
 
 

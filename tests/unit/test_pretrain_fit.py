@@ -160,7 +160,7 @@ def prepare(own):
 def learn(prepare, home_template, tmp_path_factory):
     """Return a function that runs a small pre-training, or what is left of it."""
     home = shutil.copytree(home_template, tmp_path_factory.mktemp("store") / "home")
-    store = open_store(f"sqlite:///{home}/mlflow.db", "mine", None)
+    store = open_store(f"sqlite:///{home}/mlflow.db", "mine", None, home)
 
     def run(path, *overrides, fail=None):
         Watch.reset(fail)

@@ -12,7 +12,7 @@ SECRET = "postgresql://me:secret@host/db"
 
 @pytest.fixture
 def store(home):
-    return open_store(f"sqlite:///{home}/mlflow.db", "mine", None)
+    return open_store(f"sqlite:///{home}/mlflow.db", "mine", None, home)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_run_that_ends_well_is_finished_with_all_that_was_logged(store, read):
     assert found.data.params == {"a.b": "1", "a.c": "{}", "d": "[1, 2]"}
     tags = {k: v for k, v in found.data.tags.items() if k.startswith("medtransfer.")}
     assert not Process.parse(tags.pop("medtransfer.process")).gone
-    assert tags == {"medtransfer.arm": "a", "medtransfer.seed": "0"}
+    assert tags == {"medtransfer.arm": "a", "medtransfer.seed": "0", "medtransfer.key": run.key}
     assert artifact(store, run, "x.json") == '{\n  "x": "y"\n}\n'
     assert artifact(store, run, "deep/file.txt") == "hello"
 

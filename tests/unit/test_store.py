@@ -27,7 +27,7 @@ def test_a_relative_output_folder_names_one_store_wherever_it_is_read(tmp_path, 
 
 
 def test_a_store_has_its_experiment_once_with_artifacts_beside_it(uri, home):
-    first, second = (open_store(uri, "mine", None) for _ in range(2))
+    first, second = (open_store(uri, "mine", None, Path("out")) for _ in range(2))
     assert first.experiment_id == second.experiment_id
     found = first.client.get_experiment(first.experiment_id)
     assert found.name == "mine"
@@ -35,21 +35,25 @@ def test_a_store_has_its_experiment_once_with_artifacts_beside_it(uri, home):
 
 
 def test_artifacts_lie_where_they_were_asked_to(uri, tmp_path):
-    store = open_store(uri, "mine", str(tmp_path / "elsewhere"))
+    store = open_store(uri, "mine", str(tmp_path / "elsewhere"), Path("out"))
     location = store.client.get_experiment(store.experiment_id).artifact_location
     assert location == str(tmp_path / "elsewhere")
 
 
 def test_a_deleted_experiment_is_used_again(uri):
-    store = open_store(uri, "mine", None)
+    store = open_store(uri, "mine", None, Path("out"))
     store.client.delete_experiment(store.experiment_id)
-    again = open_store(uri, "mine", None)
+    again = open_store(uri, "mine", None, Path("out"))
     assert again.experiment_id == store.experiment_id
     assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"
 
 
+def open_mine(uri):
+    return open_store(uri, "mine", None, Path("out"))
+
+
 def _create(uri):
-    return open_store(uri, "mine", None).experiment_id
+    return open_mine(uri).experiment_id
 
 
 def test_processes_that_create_one_store_at_once_share_it(tmp_path):
@@ -71,7 +75,7 @@ def test_a_store_that_is_not_there_is_not_created_by_reading(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("open_it", [open_client, lambda uri: open_store(uri, "mine", None)])
+@pytest.mark.parametrize("open_it", [open_client, open_mine])
 def test_a_file_that_is_no_store_is_said_so(tmp_path, open_it):
     (tmp_path / "x.db").write_text("hello")
     with pytest.raises(StoreError, match=r"x\.db' cannot be used: .*not a database"):
@@ -79,7 +83,7 @@ def test_a_file_that_is_no_store_is_said_so(tmp_path, open_it):
     assert (tmp_path / "x.db").read_text() == "hello"
 
 
-@pytest.mark.parametrize("open_it", [open_client, lambda uri: open_store(uri, "mine", None)])
+@pytest.mark.parametrize("open_it", [open_client, open_mine])
 def test_a_server_that_does_not_answer_is_asked_once(open_it, monkeypatch):
     asked = []
 
@@ -96,7 +100,7 @@ def test_a_server_that_does_not_answer_is_asked_once(open_it, monkeypatch):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file/mlflow\.db' cannot be used") as caught:
-        open_store(f"sqlite:///{tmp_path}/file/mlflow.db", "mine", None)
+        open_store(f"sqlite:///{tmp_path}/file/mlflow.db", "mine", None, Path("out"))
     assert "tracking.uri" in caught.value.remedy
 
 
@@ -104,12 +108,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_folder_without_permission_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="cannot be used"):
-        open_store(f"sqlite:///{tmp_path}/mlflow.db", "mine", None)
+        open_store(f"sqlite:///{tmp_path}/mlflow.db", "mine", None, Path("out"))
 
 
 def test_a_uri_that_nobody_knows_is_refused_without_its_password():
     with pytest.raises(StoreError) as caught:
-        open_store("nonsense://me:secret@host/db", "mine", None)
+        open_store("nonsense://me:secret@host/db", "mine", None, Path("out"))
     assert "nonsense://me:***@host/db" in caught.value.problem
     assert "secret" not in str(caught.value)
 

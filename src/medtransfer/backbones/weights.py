@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -150,11 +152,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 remedy="make or fetch the file again",
             ) from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what it might be instead
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler stumbles over damaged files in many ways
+        found = re.search(r"GLOBAL (\S+)", str(error))  # the rest tells how to execute it
         raise WeightsError(
             f"'{path}' is not a checkpoint of plain tensors, and was not executed:"
-            f" {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f" {f'it names {found[1]}' if found else type(error).__name__}",
             remedy="save its state_dict as safetensors where you trust it",
         ) from None
     for key in ("state_dict", "model", "teacher", "student"):
@@ -266,6 +271,6 @@ def metadata(file: Any) -> dict[str, Any]:
     """Return what the header of a safetensors file tells; nothing where it is not ours."""
     try:
         found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

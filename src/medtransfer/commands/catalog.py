@@ -57,7 +57,7 @@ def _description(app: App, group: str, option: str) -> str:
     for element in app.hydra.config_loader.get_search_path().get_path():
         scheme, _, folder = str(element.path).rpartition("://")
         path = Path(folder, group, f"{option}.yaml")
-        if scheme in {"", "file"} and path.is_file():
+        if scheme in {"", "file", "user"} and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             comments = (line.lstrip("# ") for line in lines if line.startswith("#"))
             return next((comment for comment in comments if comment[:1] != "@"), "")

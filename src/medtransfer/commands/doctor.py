@@ -23,7 +23,7 @@ def show(config: TrainConfig, *, as_json: bool) -> None:
     """Print the findings."""
     found = findings(config)
     if as_json:
-        print(json.dumps(found, indent=2))  # noqa: T201
+        print(redact(json.dumps(found, indent=2)))  # noqa: T201
         return
     table = Table(box=SIMPLE_HEAD, show_header=False)
     table.add_column(style="bold", no_wrap=True)

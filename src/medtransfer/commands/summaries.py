@@ -5,7 +5,8 @@ from __future__ import annotations
 from medtransfer.analysis.grid import where
 from medtransfer.analysis.results import Arm, Results
 from medtransfer.tracking import records
-from medtransfer.tracking.runs import TAG, Run, open_run
+from medtransfer.tracking.runs import TAG, Earlier, Run, open_run
+from medtransfer.tracking.spool import KEY
 from medtransfer.tracking.store import Store
 
 CHOICES = ("task", "dataset", "backbone", "weights", "strategy", "fraction")
@@ -24,7 +25,9 @@ def summarise(store: Store, parent: str, results: Results) -> None:
     """
     query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{TAG}phase` = "
     found = records.search(store.client, query + "'summary'")
-    known = {run.data.tags[f"{TAG}cell"]: run.info.run_id for run in found}
+    known = {
+        run.data.tags[f"{TAG}cell"]: Earlier(run.info.run_id, run.data.tags[KEY]) for run in found
+    }
     first: dict[str, dict[str, str]] = {}
     for run in records.search(store.client, query + "'final'"):
         first.setdefault(run.data.tags[f"{TAG}cell"], run.data.tags)

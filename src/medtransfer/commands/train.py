@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from medtransfer import __version__, console
 from medtransfer.app import App, Composed, Plan
+from medtransfer.commands.formers import note_formers
 from medtransfer.commands.trials import (
     Outcome,
     Sweep,
@@ -34,13 +36,19 @@ from medtransfer.console import Reporter
 from medtransfer.errors import ConfigError
 from medtransfer.secrets import redact
 from medtransfer.study import signature
+from medtransfer.tracking import records
+from medtransfer.tracking.courier import deliver_all
 from medtransfer.tracking.ledger import Ledger, ledger_path
-from medtransfer.tracking.processes import TAG as PROCESS
-from medtransfer.tracking.processes import Process, reap
-from medtransfer.tracking.runs import TAG, open_run
+from medtransfer.tracking.processes import alive, reap
+from medtransfer.tracking.runs import TAG, Earlier, open_run
+from medtransfer.tracking.spool import KEY, deliver_abandoned
 from medtransfer.tracking.store import Store, resolve_uri
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlflow.entities import Run
+
     from medtransfer.gate import Inspection
 
 SEED = re.compile(r"seed=\d+")  # what else a seed is given as is checked like any other value
@@ -77,11 +85,9 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         _show_plan(plan, config)
         return 0
     store = open_configured(config)
-    question = signature(overrides)
+    question = redact(signature(overrides))
     before = _before(store, config, question)
-    if before is not None:
-        reap(store.client, [before.run_id])
-    study_id = before.study_id if before else new_id()
+    study_id = before.data.tags[TAG + "study_id"] if before else new_id()
     tags = {
         "study_id": study_id,
         "phase": "study",
@@ -92,30 +98,34 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         "waivers": json.dumps(found.waivers),
         "notes": json.dumps(found.notes),
     }
-    name, known = config.study.name or f"sweep-{study_id}", before.run_id if before else None
+    ledger = partial(ledger_path, store.uri, config.paths.output)
+    known = None if before is None else _go_on(store, before, ledger(study_id) / "before.json")
+    name = redact(config.study.name or f"sweep-{study_id}")
     with open_run(store, name, tags, again=known) as parent:
         parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
         for dataset, inspection in found.inspections.items():
             with parent.folder(f"audit/{dataset}") as folder:
                 inspection.save(folder)
-        ledger = partial(ledger_path, store.uri, config.paths.output)
         sweep = Sweep(
             study_id,
             parent.run_id,
+            store.experiment_id,
             plan.swept,
             plan.trials,
             ledger(study_id),
-            resumed=before is not None,
+            before=None if before is None else ledger(study_id) / "before.json",
         )
         with Reporter(sweep.trials):
             outcomes: list[Outcome] = app.multirun(partial(run_in_sweep, sweep=sweep), overrides)
+        deliver_all(store, parent.run_id)
         out = config.paths.output / "reports" / study_id
         Ledger(sweep.ledger).catch_up(store.client, parents_of(store.client, study_id))
         results = answer(store.client, parent.run_id, out, ledger)
         summarise(store, parent.run_id, results)
         told = f"{results.headline}\n\nThe report: report/report.html among the artifacts."
-        store.client.set_tag(parent.run_id, "mlflow.note.content", told)
-        store.client.log_artifacts(parent.run_id, str(out), "report")
+        parent.label({"mlflow.note.content": told})
+        with parent.folder("report") as folder:
+            shutil.copytree(out, folder, dirs_exist_ok=True)
     if kept := sum(outcome.kept for outcome in outcomes):
         console.say(
             f"{kept} of {len(outcomes)} trials had ended before in study {study_id}"
@@ -129,34 +139,38 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-@dataclass(frozen=True)
-class _Before:
-    study_id: str
-    run_id: str
-
-
-def _before(store: Store, config: TrainConfig, question: str) -> _Before | None:
-    """Return the newest study of this name that asks the same, if it may go on.
-
-    Raises:
-        ConfigError: If it is running at this moment.
-    """
+def _before(store: Store, config: TrainConfig, question: str) -> Run | None:
+    """Return the newest study of this name that asks the same."""
     if config.study.name is None or not config.study.resume:
         return None
     query = f"tags.`{TAG}phase` = 'study'"
     order = ["attributes.start_time DESC"]
     for run in store.client.search_runs([store.experiment_id], query, order_by=order):
         told = run.data.tags
-        if run.info.run_name == config.study.name and told.get(TAG + "question") == question:
-            process = Process.parse(told.get(PROCESS, ""))
-            if run.info.status == "RUNNING" and process is not None and not process.gone:
-                raise ConfigError(
-                    f"study '{config.study.name}' is running already, as process {process.pid} on"
-                    f" {process.host}",
-                    remedy="wait for it, or study.name=ANOTHER",
-                )
-            return _Before(told[TAG + "study_id"], run.info.run_id)
+        same = run.info.run_name == redact(config.study.name)
+        if same and told.get(TAG + "question") == question:
+            return run
     return None
+
+
+def _go_on(store: Store, parent: Run, path: Path) -> Earlier:
+    """Put the runs of a study in order that goes on, and note what there is of each trial.
+
+    Raises:
+        ConfigError: If something of it is running at this moment.
+    """
+    run_id = parent.info.run_id
+    for run in (parent, *records.children(store.client, [run_id])):
+        if (process := alive(run)) is not None:
+            raise ConfigError(
+                f"'{run.info.run_name}' of study '{parent.info.run_name}' is running already, as"
+                f" process {process.pid} on {process.host}",
+                remedy="wait for it, or study.name=ANOTHER",
+            )
+    deliver_abandoned(store)
+    reap(store.client, records.children(store.client, [run_id]))
+    note_formers(store.client, records.children(store.client, [run_id]), path)
+    return Earlier(run_id, parent.data.tags.get(KEY, run_id))
 
 
 def _protocol(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
@@ -278,7 +292,8 @@ def _metrics_table(label: str, metrics: Mapping[str, float]) -> Table:
     table.add_column("value", justify="right")
     for name in sorted(metrics, key=lambda name: (not name.startswith("test/"), name)):
         value = metrics[name]
-        table.add_row(name, f"{value:,.0f}" if value.is_integer() else f"{value:,.4f}")
+        text = f"{value:,.0f}" if value.is_integer() else f"{value:,.4f}"
+        table.add_row(escape(name), text)
     return table
 
 

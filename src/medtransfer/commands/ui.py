@@ -21,8 +21,9 @@ def serve(uri: str, port: int) -> None:
     console.say(f"{address(open_client(uri), port)}  (Ctrl+C ends it)")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", uri]
-    os.execv(sys.executable, command)
+    command += ["--port", str(port), "--workers", "1"]
+    # not on the command line, where every user of the machine could read its password
+    os.execve(sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": uri})
 
 
 def address(client: MlflowClient, port: int) -> str:

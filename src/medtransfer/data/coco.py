@@ -42,6 +42,7 @@ class Coco(FileDataset):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    by_manifest: ClassVar[bool] = True
 
     images: str
     annotations: str

@@ -37,6 +37,7 @@ class CsvManifest(ListedDataset):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"class", "exam"})
+    by_manifest: ClassVar[bool] = True
 
     file: Path
     image: str | tuple[str, ...]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import ClassVar, Literal
 
 from medtransfer.data.base import Dataset, Image, Record
 from medtransfer.data.pseudonyms import Pseudonyms
@@ -29,6 +29,9 @@ class FileDataset(Dataset):
         identifiers: How patients and exams are named in whatever is kept.
         salt: File with the secret that they are hashed with.
     """
+
+    by_manifest: ClassVar[bool] = False
+    """Whether a file says where images lie, so that they have to lie below the root, links too."""
 
     root: Path
     reading: Reading = field(default_factory=Reading)
@@ -80,11 +83,27 @@ class FileDataset(Dataset):
 
     def read(self, record: Record) -> Image:
         """See `Dataset.read`."""
-        return reader.read(*self.where(record.sample_id), self.reading)
+        path, frame = self.where(record.sample_id)
+        self.require_below(path)
+        return reader.read(path, frame, self.reading)
 
     def spacing(self, record: Record) -> tuple[float, float] | None:
         """See `Dataset.spacing`."""
         return reader.spacing(*self.where(record.sample_id), self.reading)
+
+    def require_below(self, path: Path) -> None:
+        """Refuse a file that a link takes out of the root, where a manifest says what is read.
+
+        Raises:
+            DataError: If one does.
+        """
+        # unlike Path.resolve, it does not stumble over links that go round in circles
+        real, root = Path(os.path.realpath(path)), Path(os.path.realpath(self.root))
+        if self.by_manifest and not real.is_relative_to(root):
+            raise DataError(
+                f"'{path}' is a link that leads out of the dataset's folder",
+                remedy="copy the file there, or set dataset.root to a folder that holds both",
+            )
 
     def files(self, record: Record) -> tuple[Path, ...]:
         """Return the files behind one sample."""

@@ -51,7 +51,7 @@ def read_lists(path: Path) -> dict[str, list[str]]:
         raise DataError(
             f"split file '{path}' does not exist", remedy="give its path in dataset.split.file"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"split file '{path}' cannot be used: {type(error).__name__}: {error}",
             remedy='it holds {"train": [ids], "val": [ids], "test": [ids]}',

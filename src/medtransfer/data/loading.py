@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from medtransfer.data.base import Annotation, Dataset, DataSpec
 from medtransfer.data.decoded import Decoded, decode
 from medtransfer.data.dividing import divided, groups_of, require_whole_exams, strata_of
-from medtransfer.data.sampling import EpochSampler, InOrder, WholeExams
+from medtransfer.data.sampling import CaseBatches, EpochSampler, InOrder, Parts
 from medtransfer.data.seal import Seal
 from medtransfer.data.splits import Division, subset
 from medtransfer.data.transforms import Transform, augmented
@@ -191,13 +191,25 @@ class Data:
         return np.unique(self.exams[indices]) if self.spec.annotation == "exam" else indices
 
     def batches(
-        self, sampler: EpochSampler | InOrder, batch_size: int, *, drop_last: bool = False
+        self,
+        sampler: EpochSampler | InOrder,
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        parts: Parts | None = None,
     ) -> dict[str, Any]:
-        """Return a loader's arguments that make batches of so many cases."""
-        if self.spec.annotation != "exam":
+        """Return a loader's arguments that make batches of so many cases, or parts of them."""
+        exams = self.spec.annotation == "exam"
+        if not exams and (parts is None or parts.count == 1):
             return {"sampler": sampler, "batch_size": batch_size, "drop_last": drop_last}
-        whole = WholeExams(sampler, self.members, batch_size=batch_size, drop_last=drop_last)
-        return {"batch_sampler": whole}
+        cut = CaseBatches(
+            sampler,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            parts=parts,
+            members=self.members if exams else None,
+        )
+        return {"batch_sampler": cut}
 
     def train_loader(
         self,
@@ -206,8 +218,9 @@ class Data:
         batch_size: int,
         workers: int,
         sampler: Literal["shuffle", "balanced"],
+        parts: Parts | None = None,
     ) -> DataLoader[Batch]:
-        """Return shuffled, augmented batches of the training subset."""
+        """Return shuffled, augmented batches of the training subset, or parts of them."""
         cases = self.cases(self.train)
         weights = None
         if sampler == "balanced":
@@ -219,7 +232,7 @@ class Data:
             collate_fn=collate,
             persistent_workers=workers > 0,
             # a last batch of one sample has no batch statistics
-            **self.batches(order, batch_size, drop_last=len(cases) > batch_size),
+            **self.batches(order, batch_size, drop_last=len(cases) > batch_size, parts=parts),
         )
 
     def loader(

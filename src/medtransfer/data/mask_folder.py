@@ -19,7 +19,14 @@ from scipy import ndimage
 from medtransfer.data.annotations import REMEDY
 from medtransfer.data.base import IGNORED, Boxes, Mask, Record
 from medtransfer.data.files import FileDataset, visible_files
-from medtransfer.data.reading.base import NIFTI, SUFFIXES, Reading, stem_of, suffix_of
+from medtransfer.data.reading.base import (
+    NIFTI,
+    SUFFIXES,
+    Reading,
+    require_file,
+    stem_of,
+    suffix_of,
+)
 from medtransfer.errors import ConfigError, DataError
 
 Value = Annotated[int, Field(ge=0, le=65535)]
@@ -211,6 +218,7 @@ def read_mask(
 
 def _picture(path: Path, frame: int | None) -> NDArray[Any]:
     """Return the values of one page as they are stored, (H, W) or (H, W, C)."""
+    require_file(path, "mask")
     try:
         with PILImage.open(path) as image:
             if frame is not None:

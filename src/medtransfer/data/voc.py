@@ -18,6 +18,7 @@ from pydantic import Field
 from medtransfer.data.annotations import REMEDY
 from medtransfer.data.base import Boxes, Record
 from medtransfer.data.files import FileDataset, require_inside, visible_files
+from medtransfer.data.reading.base import require_file
 from medtransfer.data.splits import SPLITS
 from medtransfer.errors import ConfigError, DataError
 
@@ -42,6 +43,7 @@ class Voc(FileDataset):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    by_manifest: ClassVar[bool] = True
 
     images: str
     annotations: str
@@ -75,6 +77,9 @@ class Voc(FileDataset):
             ConfigError: If it names a class that is not among `classes`.
         """
         file = self._xml(record)
+        if file.exists():
+            self.require_below(file)
+            require_file(file, "annotation")
         try:
             root: Element = fromstring(file.read_bytes())
             return Boxes.of([self._row(found) for found in root.findall("object")], _size(root))

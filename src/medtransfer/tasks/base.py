@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medtransfer.backbones.base import Backbone
 from medtransfer.data.base import Annotation, DataSpec
 from medtransfer.data.loading import Batch, Data
+from medtransfer.data.sampling import CaseBatches
 from medtransfer.errors import ConfigError, DivergedError
 from medtransfer.heads.base import Head
 from medtransfer.strategies import freezing
@@ -156,13 +157,16 @@ class Task(pl.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch; training is not scored, since its images are augmented.
 
+        Of a part of a batch it is multiplied by its share, so that the gradients of all parts
+        average to that of the batch. What is logged are means over the cases of an epoch.
+
         Raises:
             DivergedError: If it is no number.
         """
         loss, _ = self.step(batch)
         if not bool(torch.isfinite(loss)):
             raise DivergedError(
-                f"the loss is {float(loss):g} at step {self.trainer.global_step} (epoch"
+                f"the loss is {float(loss.detach()):g} at step {self.trainer.global_step} (epoch"
                 f" {self.trainer.current_epoch}, batch {batch_idx})",
                 remedy="a smaller optimizer.lr, or trainer.gradient_clip=1",
             )
@@ -173,9 +177,12 @@ class Task(pl.LightningModule, ABC):
         if penalty is not None:
             values["penalty"] = penalty
         named = {metric_name("train", name): value for name, value in values.items()}
+        share = self._share(batch_idx)
         cases = int(batch["exam"][-1]) + 1 if "exam" in batch else len(batch["index"])
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=cases)
-        return loss if penalty is None else loss + penalty
+        # those of an empty part count nothing; integers are averaged over ranks, and must divide
+        cases *= (share > 0) * self.trainer.world_size
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=cases, sync_dist=True)
+        return share * (loss if penalty is None else loss + penalty)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the outputs of one batch."""
@@ -252,9 +259,14 @@ class Task(pl.LightningModule, ABC):
         """Enter the strategy's phase of this step."""
         self.strategy_.on_step_start(self, self.progress)
 
+    def _share(self, batch_idx: int) -> float:
+        batches = getattr(self.trainer.train_dataloader, "batch_sampler", None)
+        return batches.share(batch_idx) if isinstance(batches, CaseBatches) else 1.0
+
     def _score(self, stage: Stage) -> None:
         parts, self._batches = self._batches, []
         self.kept[stage] = {key: torch.cat([p[key] for p in parts]).cpu() for key in parts[0]}
         self.scored[stage] += 1
         values = self.evaluate(stage, self.kept[stage])
-        self.log_dict({metric_name(stage, name): value for name, value in values.items()})
+        named = {metric_name(stage, name): value for name, value in values.items()}
+        self.log_dict(named, sync_dist=True)  # all ranks decide by the same values

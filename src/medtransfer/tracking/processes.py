@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 TAG = "medtransfer.process"
+ALIVE = "medtransfer.alive"
+"""The tag of the last sign of life, in seconds since 1970."""
+
+SILENCE = 300.0  # seconds without a sign of life after which a run of another machine is dead
 _CLOCK = 2.0  # seconds by which two readings of one start may differ
 
 
@@ -45,9 +51,14 @@ class Process:
         return f"{self.host}:{self.pid}:{self.started:.2f}"
 
     @property
+    def here(self) -> bool:
+        """Whether it is one of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
     def gone(self) -> bool:
         """Whether it surely runs no more; of another machine nobody here can say."""
-        if self.host != socket.gethostname():
+        if not self.here:
             return False
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) > _CLOCK
@@ -55,23 +66,23 @@ class Process:
             return True
 
 
-def reap(client: MlflowClient, parents: Sequence[str]) -> int:
-    """Close the runs of a study that stand as RUNNING although their process is gone.
+def alive(run: Run) -> Process | None:
+    """Return the process that a run belongs to, if it may still be there.
 
-    Args:
-        client: Of the store.
-        parents: The study's parent runs.
-
-    Returns:
-        How many trials were closed.
+    Of one of this machine that is known; one of another machine gives signs of life.
     """
-    from medtransfer.tracking import records  # pandas, which --help can do without
+    process = Process.parse(run.data.tags.get(TAG, ""))
+    if run.info.status != "RUNNING" or process is None or process.gone:
+        return None
+    if process.here:
+        return process
+    heard = float(run.data.tags.get(ALIVE, run.info.start_time / 1000))
+    return process if time.time() - heard < SILENCE else None
 
-    closed = 0
-    for run in records.children(client, list(parents)):
-        process = Process.parse(run.data.tags.get(TAG, ""))
-        if run.info.status == "RUNNING" and process is not None and process.gone:
-            client.set_tag(run.info.run_id, "medtransfer.failure", f"process {process.pid} died")
+
+def reap(client: MlflowClient, runs: Iterable[Run]) -> None:
+    """Close runs as KILLED that stand as RUNNING although their process is gone."""
+    for run in runs:
+        if run.info.status == "RUNNING" and alive(run) is None:
+            client.set_tag(run.info.run_id, "medtransfer.failure", "its process died")
             client.set_terminated(run.info.run_id, "KILLED")
-            closed += 1
-    return closed

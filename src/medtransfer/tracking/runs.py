@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
+import secrets
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medtransfer.errors import MedtransferError
-from medtransfer.secrets import redact
+from medtransfer.errors import MedtransferError, UndeliveredError
+from medtransfer.secrets import redact, redacted
+from medtransfer.tracking.courier import PATIENCE, Courier
 from medtransfer.tracking.processes import Process
+from medtransfer.tracking.spool import KEY, Spool, now
 from medtransfer.tracking.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PARAM_LENGTH = 6000  # MLflow's own limit
-BATCH = 100  # MLflow's own limit on params in one call
 TAG = "medtransfer."
 REFUSED = re.compile(r"[^\w\-. :/]")  # by MLflow, in the names of metrics and parameters
+PARENT = "mlflow.parentRunId"
+FAREWELL = 5.0  # seconds that the store may not answer when the program is interrupted
 
 
 class Interrupted(BaseException):
@@ -36,81 +40,133 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"interrupted by signal {signum}")
+        super().__init__(signum)  # as it is: exceptions are made anew from it between processes
         self.signum = signum
+
+    def __str__(self) -> str:
+        return f"interrupted by signal {self.signum}"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run that goes on.
+
+    Attributes:
+        run_id: MLflow's id.
+        key: Names what lies of it in local folders.
+        last_step: The last step whose metrics are logged already.
+    """
+
+    run_id: str
+    key: str
+    last_step: int = -1
 
 
 class Run:
     """A run in a store.
 
-    All calls name the run's id, never an active run of the process or an environment variable:
-    those leak between trials that share a process.
+    What it is told goes to a log on disk, from which a thread brings it to the store: no method
+    waits for the store, but for `run_id`. All calls name the run, never an active run of the
+    process or an environment variable: those leak between trials that share a process.
 
     Args:
         store: Where the run lies.
-        run_id: MLflow's id.
+        spool: Its log.
+        last_step: The last step whose metrics are logged already, where a run goes on.
     """
 
-    def __init__(self, store: Store, run_id: str) -> None:
+    def __init__(self, store: Store, spool: Spool, last_step: int = -1) -> None:
         self.store = store
-        self.run_id = run_id
-        self.key = run_id
+        self.key = spool.key
         """Names what lies of this run in local folders."""
-        self.last_step = -1
-        """The last step whose metrics are logged already, where a run goes on."""
+        self.last_step = last_step
+        self.blocked = 0.0
+        """Seconds that the program has spent on telling."""
         self.tables: dict[str, pd.DataFrame] = {}
         """What `frames` has logged."""
+        self.spool = spool
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id; waits until there is one.
+
+        Raises:
+            UndeliveredError: If the store does not answer.
+        """
+        if self.spool.run_id is None:
+            with self._timed():
+                self.settle(until=lambda: self.spool.run_id is not None)
+        assert self.spool.run_id is not None
+        return self.spool.run_id
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics at one step."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        entries = [Metric(named(k), float(v), now, step) for k, v in values.items()]
-        self.store.client.log_batch(self.run_id, metrics=entries)
+        at = now()
+        self._put("metrics", [[named(k), float(v), at, step] for k, v in values.items()])
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters, nested ones under dotted names."""
-        from mlflow.entities import Param
-
+        """Log parameters, nested ones under dotted names; what a run has already stays."""
         flat = flatten(values).items()
-        entries = [Param(named(k), redact(str(v))[:PARAM_LENGTH]) for k, v in flat]
-        for part in _batched(entries):
-            self.store.client.log_batch(self.run_id, params=part)
+        # redacted before it is cut: of half a secret nobody would know that it is one
+        self._put("params", {named(k): redact(str(v))[:PARAM_LENGTH] for k, v in flat})
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags `medtransfer.<name>`; None is left out."""
-        from mlflow.entities import RunTag
+        self.label(prefixed(values))
 
-        entries = [RunTag(TAG + k, str(v)) for k, v in values.items() if v is not None]
-        for part in _batched(entries):
-            self.store.client.log_batch(self.run_id, tags=part)
+    def label(self, values: Mapping[str, str]) -> None:
+        """Set tags under their full names."""
+        self._put("tags", redacted(dict(values)))
 
     def text(self, content: str, name: str) -> None:
         """Write a text artifact."""
-        self.store.client.log_text(self.run_id, content, name)
+        folder, _, file = name.rpartition("/")
+        with self.folder(folder) as place, self._timed():
+            (place / file).write_text(redact(content), encoding="utf-8")
 
     def json(self, content: Any, name: str) -> None:
         """Write an artifact as indented JSON."""
-        self.text(json.dumps(content, indent=2, default=str) + "\n", name)
+        self.text(json.dumps(redacted(content), indent=2, default=str) + "\n", name)
 
     def frames(self, tables: Mapping[str, pd.DataFrame], folder: str) -> None:
         """Write tables as Parquet artifacts, and remember them for the ledger."""
-        with self.folder(folder) as place:
+        with self.folder(folder) as place, self._timed():
             for name, table in tables.items():
                 table.to_parquet(place / f"{name}.parquet", index=False)
         self.tables |= tables
 
     @contextmanager
     def folder(self, name: str = "") -> Iterator[Path]:
-        """Give a temporary folder whose files become artifacts under `name`."""
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-            self.store.client.log_artifacts(self.run_id, temporary, name or None)
+        """Give a folder whose files become artifacts under `name`."""
+        with self.spool.artifacts(name) as place:
+            yield place
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
-        self.store.client.set_terminated(self.run_id, status)
+        self._put("end", [status, now()])
+
+    def settle(self, until: Callable[[], bool] | None = None, patience: float = PATIENCE) -> None:
+        """Wait until the store knows all of a run that has ended.
+
+        Args:
+            until: What is waited for instead.
+            patience: Seconds that the store may not answer.
+
+        Raises:
+            UndeliveredError: If the store does not answer, or refuses the run.
+        """
+        courier = Courier.of(self.store)
+        courier.wait(self.spool, until or (lambda: courier.delivered(self.spool)), patience)
+
+    def _put(self, operation: str, value: Any) -> None:
+        with self._timed():
+            self.spool.put(operation, value)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.blocked += time.perf_counter() - started
 
 
 @contextmanager
@@ -119,7 +175,10 @@ def open_run(
     name: str,
     tags: Mapping[str, Any],
     parent: str | None = None,
-    again: str | None = None,
+    again: Earlier | None = None,
+    *,
+    wait: bool = True,
+    ended: Callable[[Run], None] | None = None,
 ) -> Iterator[Run]:
     """Create a run, or open one again, and close it: FINISHED, FAILED with its reason, or KILLED.
 
@@ -128,31 +187,35 @@ def open_run(
         name: Shown by MLflow.
         tags: `medtransfer.*` tags, without the prefix.
         parent: Id of the run that this one is nested in.
-        again: Id of a run that goes on; None: a new one.
+        again: A run that goes on; None: a new one.
+        wait: Whether to wait at the end until the store knows all.
+        ended: Called once it does, in another thread.
+
+    Raises:
+        UndeliveredError: If that is waited for, and the store does not answer.
     """
-    if again is None:
-        # The parent is given outright: MLFLOW_RUN_ID in the environment would override a fluent
-        # call.
-        nested = {"mlflow.parentRunId": parent} if parent else {}
-        created = store.client.create_run(store.experiment_id, run_name=name, tags=nested)
-        run = Run(store, created.info.run_id)
-    else:
-        store.client.update_run(again, status="RUNNING")
-        run = Run(store, again)
+    told = prefixed({**tags, "process": Process.this()})
+    run = _begin(store, name, told, parent=parent, again=again)
+    Courier.of(store).take(run.spool, None if ended is None else lambda _: ended(run))
     status = "FAILED"
     try:
-        run.tags({**tags, "process": Process.this()})
         yield run
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
-        status = "KILLED"
+        status, wait = "KILLED", True  # this process will not be there to tell it later
         raise
     except BaseException as error:
-        run.tags({"failure": reason(error)})
-        run.text(redact(traceback.format_exc()), "traceback.txt")
+        with suppress(OSError):  # a full disk is what may have failed
+            run.tags({"failure": reason(error)})
+            run.text(redact(traceback.format_exc()), "traceback.txt")
         raise
     finally:
-        run.end(status)
+        _close(run, status)
+        if wait and status == "FINISHED":
+            run.settle()
+        elif wait:
+            with suppress(UndeliveredError):  # what ended it matters more
+                run.settle(patience=FAREWELL)
 
 
 def named(name: str) -> str:
@@ -180,5 +243,32 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _batched(entries: list[Any]) -> Iterator[list[Any]]:
-    return (entries[i : i + BATCH] for i in range(0, len(entries), BATCH))
+def prefixed(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags under their full names, without those that are None."""
+    return {TAG + name: str(value) for name, value in values.items() if value is not None}
+
+
+def _begin(
+    store: Store, name: str, tags: dict[str, str], *, parent: str | None, again: Earlier | None
+) -> Run:
+    if again is not None:
+        run = Run(store, Spool.begin(store, again.key, parent), again.last_step)
+        run.spool.put("again", again.run_id)
+        run.label(tags)
+        return run
+    run = Run(store, Spool.begin(store, secrets.token_hex(16), parent))
+    # all at once: whoever dies now leaves no run that nobody knows
+    tags = tags | {KEY: run.key} | ({PARENT: parent} if parent else {})
+    where = {"experiment_id": store.experiment_id, "name": name, "start": now()}
+    run.spool.put("create", redacted({**where, "tags": tags}))
+    return run
+
+
+def _close(run: Run, status: str) -> None:
+    """End a run; where no more can be written here, tell the store at once."""
+    try:
+        run.end(status)
+    except OSError:
+        with suppress(Exception):  # it may be full too
+            run.store.client.set_terminated(run.run_id, "FAILED")
+        raise

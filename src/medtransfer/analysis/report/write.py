@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -108,8 +108,14 @@ def _contrast(row: Contrast) -> dict[str, object]:
 
 
 def _csv(rows: Sequence[Mapping[str, object]], first: str) -> str:
+    rows = [{_cell(name): _cell(value) for name, value in row.items()} for row in rows]
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[first])
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _cell(value: Any) -> Any:
+    """Return a text that no spreadsheet takes for a formula; other values stay."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else value
 
 
 def _replace(path: Path, content: str | bytes) -> Path:

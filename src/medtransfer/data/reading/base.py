@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Protocol
@@ -115,16 +116,8 @@ def read(path: Path, frame: int | None, reading: Reading) -> Image:
         DataError: If there is no such image, or it cannot be decoded; the message names file and
             frame, and nothing of what a header says about persons.
     """
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise DataError(f"image '{path}' does not exist", remedy=REMEDY) from None
-    except OSError as error:
-        raise DataError(
-            f"image '{path}' cannot be decoded: {error.strerror}", remedy=REMEDY
-        ) from None
     reader = _reader(path)
-    if size == 0:
+    if path.stat().st_size == 0:
         raise DataError(
             f"'{path}' is not an image, whatever its name says: it is empty", remedy=REMEDY
         )
@@ -153,6 +146,29 @@ def identity(path: Path) -> Identity | None:
         return None
 
 
+def require_file(path: Path, what: str = "image") -> None:
+    """Refuse what is no plain file: opening a pipe would wait for ever, a device never ends.
+
+    Args:
+        path: What is to be opened.
+        what: It is, for the message.
+
+    Raises:
+        DataError: If it is none, or is not there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise DataError(f"{what} '{path}' does not exist", remedy=REMEDY) from None
+    except (OSError, ValueError) as error:  # the latter of names with a null character
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{what} '{path}' cannot be decoded: {why}", remedy=REMEDY) from None
+    if not stat.S_ISREG(mode):
+        raise DataError(
+            f"{what} '{path}' cannot be decoded: it is a folder, a pipe or a device", remedy=REMEDY
+        )
+
+
 def suffix_of(path: PurePath) -> str:
     """Return the suffix in small letters, `.nii.gz` whole."""
     return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
@@ -171,8 +187,8 @@ def named(path: Path, frame: int | None) -> str:
 
 def stamp(path: Path) -> tuple[int, int]:
     """Return what changes when a file does, beside whose path a decoded volume is remembered."""
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def require_frame(path: Path, frame: int | None, count: int) -> int:
@@ -256,8 +272,9 @@ def _reader(path: Path) -> Reader:
     """Return the module that reads a file: by the suffix, or else by what DICOM begins with.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is none, or no such file.
     """
+    require_file(path)
     suffix = suffix_of(path)
     if suffix in RASTER:
         from medtransfer.data.reading import raster

@@ -1,0 +1,1 @@
+"""Hydra finds the reader of users' config files here."""
