@@ -31,7 +31,7 @@ def resolve(trainer: Budget) -> Machine:
     """Return what a trial uses here; a value that was given stands as it is."""
     import torch
 
-    cores = _cores()
+    cores, whose = usable_cores()
     given = "as configured"
     accelerator = trainer.accelerator
     if accelerator == "auto":
@@ -45,7 +45,7 @@ def resolve(trainer: Budget) -> Machine:
         precision=_precision(on_gpu)
         if trainer.precision == "auto"
         else Choice(trainer.precision, given),
-        threads=Choice(cores, f"{cores} cores may be used")
+        threads=Choice(cores, whose)
         if trainer.threads == "auto"
         else Choice(trainer.threads, given),
         workers=_workers(on_gpu, cores)
@@ -74,8 +74,21 @@ def _workers(on_gpu: bool, cores: int) -> Choice:
     return Choice(min(cores - 1, 8), "the GPU computes while processes load")
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores() -> tuple[int, str]:
+    """Return how many cores this process may use, and who says so.
+
+    Processes of one machine share its cores. Whoever starts them tells each its part: joblib and
+    Ray by OMP_NUM_THREADS, Slurm by SLURM_CPUS_PER_TASK.
+    """
+    from joblib import cpu_count
+
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [(mine, f"{mine} cores may be used"), (cpu_count(), "by the quota of its container")]
+    for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
+        given = os.environ.get(name, "").partition(",")[0].strip()  # OpenMP: one for each level
+        if given.isdecimal() and int(given) > 0:
+            limits.append((int(given), f"{name} says so"))
+    return min(limits, key=lambda limit: limit[0])  # of equal ones the first
 
 
 Precision = Literal["32-true", "bf16-mixed"]

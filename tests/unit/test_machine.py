@@ -1,3 +1,6 @@
+import os
+
+import joblib
 import pytest
 import torch
 
@@ -19,7 +22,12 @@ AUTO = {
 def here(monkeypatch):
     """Return a function that resolves a budget on a machine made up for it."""
 
-    def resolve(gpu=False, gpu_bf16=False, cpu=(), cores=4, **given):
+    def resolve(*, gpu=False, gpu_bf16=False, cpu=(), cores=4, quota=64, limits=(), **given):
+        for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in dict(limits).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(joblib, "cpu_count", lambda: min(cores, quota))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: gpu_bf16)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
@@ -58,6 +66,33 @@ def test_the_precision_is_what_the_chosen_device_computes_in(here, surroundings,
 
 def test_threads_are_the_cores_that_may_be_used(here):
     assert here(cores=3)["threads"] == 3
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "threads", "who"),
+    [
+        ({}, 8, "8 cores may be used"),
+        ({"quota": 3}, 3, "quota"),
+        ({"limits": {"OMP_NUM_THREADS": "2"}}, 2, "OMP_NUM_THREADS"),
+        ({"limits": {"OMP_NUM_THREADS": "2,1"}}, 2, "OMP_NUM_THREADS"),
+        ({"limits": {"SLURM_CPUS_PER_TASK": "4"}}, 4, "SLURM_CPUS_PER_TASK"),
+        ({"limits": {"SLURM_CPUS_PER_TASK": "4", "OMP_NUM_THREADS": "2"}}, 2, "OMP"),
+        ({"limits": {"OMP_NUM_THREADS": "32"}}, 8, "8 cores may be used"),
+        ({"limits": {"OMP_NUM_THREADS": "0", "SLURM_CPUS_PER_TASK": "all"}}, 8, "8 cores"),
+    ],
+)
+def test_threads_are_no_more_than_anybody_allows(here, surroundings, threads, who):
+    assert here(cores=8, **surroundings)["threads"] == threads
+    assert who in machine.resolve(Budget(**AUTO)).threads.why
+
+
+def test_processes_of_joblib_share_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "6")
+    at_once = joblib.Parallel(2, backend="loky")
+    found = at_once(joblib.delayed(machine.usable_cores)() for _ in range(2))
+    mine = len(os.sched_getaffinity(0))
+    assert [cores for cores, _ in found] == [max(min(mine, 6) // 2, 1)] * 2
 
 
 def test_workers_load_only_where_a_gpu_leaves_them_time(here):

@@ -1,0 +1,1 @@
+"""Hydra finds the launcher of trials on Ray here."""
