@@ -137,7 +137,9 @@ def test_twenty_kills_leave_no_trace(tmp_path, tiny):
     assert len(study.quality()) == 12
 
 
-def test_a_worker_that_is_killed_loses_its_trial_alone(tmp_path, tiny):
+@pytest.fixture
+def workers(tmp_path, tiny):
+    """Return a study of two workers that has begun to train, its process, and one of its runs."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "conf" / "study").mkdir(parents=True)
     (tmp_path / "conf" / "study" / "own.yaml").write_text(STUDY)
@@ -146,18 +148,30 @@ def test_a_worker_that_is_killed_loses_its_trial_alone(tmp_path, tiny):
     few = ["~study.arms.thawed", "study.seeds=2"]
     study = Study(tmp_path, "workers", [*tiny, *steps, *two, *few])
     process = study.start()
-    killed = False
     while process.poll() is None:
         time.sleep(0.2)
         runs = study.runs()[1] if (study.home / "mlflow.db").exists() else []
-        running = [run for run in runs if run.data.tags.get("medtransfer.phase") == "final"]
-        if running and not killed:
-            owner = Process.parse(running[0].data.tags["medtransfer.process"])
-            os.kill(owner.pid, signal.SIGKILL)
-            killed = True
-    err = process.stderr.read()
+        for run in runs:
+            if run.data.tags.get("medtransfer.phase") == "final":
+                return study, process, run
+    pytest.fail(process.stderr.read())
+
+
+def test_a_worker_that_is_killed_loses_its_trial_alone(workers):
+    study, process, run = workers
+    owner = Process.parse(run.data.tags["medtransfer.process"])
+    os.kill(owner.pid, signal.SIGKILL)
+    _, err = process.communicate()
     assert process.returncode == 1, err
     assert "error: a worker was lost: TerminatedWorkerError" in err
     assert "Traceback" not in err
     study.finish()
     assert len(study.quality()) == 4
+
+
+def test_the_runs_of_workers_end_with_an_interrupted_study(workers):
+    study, process, _ = workers
+    process.terminate()
+    _, err = process.communicate()
+    assert process.returncode == 143, err
+    assert {run.info.status for run in study.runs()[1]} <= {"KILLED", "FINISHED"}

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import pytest
 import yaml
+from joblib.externals.loky import get_reusable_executor
 
 from medtransfer import secrets
 
@@ -78,6 +79,7 @@ def test_a_sweep_in_other_processes_keeps_no_secret_and_tells_none_where_it_fail
     cli, home, own, tiny, list_runs
 ):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    get_reusable_executor().shutdown()  # of another test, which had another environment
     small = (*tiny, "trainer.max_epochs=1", "trainer.max_steps=1", "trainer.workers=0")
     swept = ("trusted_modules=[tells_all]", "loss=fails", "loss.label_smoothing=0.0,0.1")
     where = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,11 @@ def test_a_uri_that_nobody_knows_is_refused_without_its_password():
 )
 def test_passwords_are_taken_out_and_nothing_else(text, expected):
     assert redact(text) == expected
+
+
+def test_a_database_without_its_driver_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match="needs the module 'psycopg'") as caught:
+        open_mine("postgresql+psycopg://me:secret@localhost/db")
+    assert "postgresql+psycopg2://" in caught.value.remedy
+    assert "secret" not in str(caught.value)

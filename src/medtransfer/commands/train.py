@@ -6,7 +6,9 @@ import json
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +42,7 @@ from medtransfer.tracking import records
 from medtransfer.tracking.courier import deliver_all
 from medtransfer.tracking.ledger import Ledger, ledger_path
 from medtransfer.tracking.processes import alive, reap
-from medtransfer.tracking.runs import TAG, Earlier, open_run
+from medtransfer.tracking.runs import FAREWELL, TAG, Earlier, Interrupted, open_run
 from medtransfer.tracking.spool import KEY, deliver_abandoned
 from medtransfer.tracking.store import Store, resolve_uri
 
@@ -116,7 +118,13 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
             before=None if before is None else ledger(study_id) / "before.json",
         )
         with Reporter(sweep.trials):
-            outcomes: list[Outcome] = app.multirun(partial(run_in_sweep, sweep=sweep), overrides)
+            try:
+                outcomes: list[Outcome] = app.multirun(
+                    partial(run_in_sweep, sweep=sweep), overrides
+                )
+            except Interrupted:
+                _close_the_dead(store, parent.run_id)
+                raise
         deliver_all(store, parent.run_id)
         out = config.paths.output / "reports" / study_id
         Ledger(sweep.ledger).catch_up(store.client, parents_of(store.client, study_id))
@@ -171,6 +179,19 @@ def _go_on(store: Store, parent: Run, path: Path) -> Earlier:
     reap(store.client, records.children(store.client, [run_id]))
     note_formers(store.client, records.children(store.client, [run_id]), path)
     return Earlier(run_id, parent.data.tags.get(KEY, run_id))
+
+
+def _close_the_dead(store: Store, parent: str) -> None:
+    """Close runs whose processes were ended by the launcher; those of other machines go on."""
+    deadline = time.monotonic() + FAREWELL
+    with suppress(Exception):  # the next call does it, where the store does not answer now
+        while True:
+            deliver_abandoned(store, parent)
+            runs = records.children(store.client, [parent])
+            reap(store.client, runs)
+            if not any(alive(run) for run in runs) or time.monotonic() > deadline:
+                return
+            time.sleep(0.2)
 
 
 def _protocol(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,12 @@ from medtransfer.app import Composed
 from medtransfer.commands.formers import Former, formers, identity
 from medtransfer.config import BaseConfig, TrainConfig
 from medtransfer.console import Reporter
-from medtransfer.errors import Note
+from medtransfer.errors import LaunchError, Note
 from medtransfer.secrets import redacted
 from medtransfer.signals import obey_signals
 from medtransfer.tracking import records
 from medtransfer.tracking.ledger import Ledger
-from medtransfer.tracking.runs import TAG, Earlier, Run, flatten, open_run, reason
+from medtransfer.tracking.runs import TAG, Earlier, Interrupted, Run, flatten, open_run, reason
 from medtransfer.tracking.store import Store, open_store, resolve_uri
 
 if TYPE_CHECKING:
@@ -113,6 +114,10 @@ def run_in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
                 raise trial
             metrics = execute(trial, run, _others(store, sweep, trial, tags) if prunes else None)
             run.metrics({"cost/tracking_seconds": run.blocked})
+    except Interrupted as interrupted:
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # only an Exception becomes a result
+            raise LaunchError(f"a job was told to end: {interrupted}") from None
+        raise
     except Exception as error:  # whatever a trial raises is told, and the sweep goes on
         reporter.finish(f"failed: {reason(error)}")
         return Outcome(label, "FAILED", reason(error))

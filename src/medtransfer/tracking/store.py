@@ -183,7 +183,8 @@ def _reachable(uri: str) -> Iterator[None]:
     except ModuleNotFoundError as error:  # of a database that nobody has asked for here
         raise StoreError(
             f"the tracking store '{redact(uri)}' needs the module '{error.name}'",
-            remedy="pip install 'medtransfer[postgresql]' for PostgreSQL",
+            remedy="for PostgreSQL: pip install 'medtransfer[postgresql]', and"
+            " tracking.uri=postgresql+psycopg2://USER@HOST/DATABASE",
         ) from None
     except (OSError, ValueError, MlflowException, SQLAlchemyError) as error:  # of no sound URI
         reason = redact(str(error).strip().splitlines()[0] if str(error) else type(error).__name__)

@@ -136,7 +136,8 @@ class _Layout:
                 df = np.maximum(1 / (spread / total**2 + slow), np.minimum(n, m) - 1.0)
             shift = gain / np.sqrt(total / (n * m))
             found = 1 - special.nctdtr(df, shift, special.stdtrit(df, (1 + level) / 2))
-        return np.where(total > 0, found, 1.0)
+        # beyond a shift of 37 SciPy has no value, and hardly any study is undecided
+        return np.where((total > 0) & ~np.isnan(found), found, 1.0)
 
 
 def _smallest(start: int, power: float, reach: Callable[[Ints], Floats]) -> int | None:
