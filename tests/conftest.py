@@ -193,6 +193,31 @@ def one_step(phantom, tmp_path):
 
 
 @pytest.fixture
+def prepared(compose, tmp_path):
+    """Return a function that prepares small trials of one home."""
+    from lives import preparer
+
+    return preparer(compose, tmp_path)
+
+
+@pytest.fixture
+def interrupted(prepared, tmp_path):
+    """Return a function that interrupts a trial in its third epoch; it returns where states lie."""
+    from lives import Notebook, before_batch, stop
+    from medtransfer.checkpoint import Shelf
+    from medtransfer.execution import execute
+    from medtransfer.tracking.runs import Interrupted
+
+    def run(*overrides, death=stop):
+        trial = prepared(*overrides)
+        with before_batch(5, death), pytest.raises(Interrupted):
+            execute(trial, Notebook())
+        return Shelf(tmp_path / "checkpoints" / "run", trial.trial_id)
+
+    return run
+
+
+@pytest.fixture
 def image_tree(tmp_path):
     """Return a function that writes class folders of small images, no two alike."""
 

@@ -87,6 +87,15 @@ def stop(_: Any) -> None:
     raise Interrupted(15)
 
 
+class Killed(BaseException):
+    """Nothing is done after this."""
+
+
+def kill(_: Any) -> None:
+    """Do as a process that is there no more."""
+    raise Killed
+
+
 def live(
     prepared: Callable[..., Trial],
     *overrides: str,

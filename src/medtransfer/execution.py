@@ -54,9 +54,8 @@ def execute(trial: Trial, run: Run, others: Sequence[Curve] | None = None) -> di
         if (interrupted := _interruption(error)) is not None:
             shelf.write()
             raise interrupted from None
-        if not isinstance(error, Exception):
-            raise
-        shelf.clear()  # it would fail again
+        if isinstance(error, Exception):
+            shelf.clear()  # it would fail again
         raise
     shelf.clear()
     run.metrics(final)

@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lives import Notebook, before_batch, live, preparer, require_same, stop
+from lives import Notebook, kill, live, require_same
 from medtransfer.callbacks import Median
 from medtransfer.checkpoint import Shelf
 from medtransfer.errors import Note
 from medtransfer.execution import execute
-from medtransfer.tracking.runs import Interrupted
 
 TUNED = "strategy=fine_tuning"
 LONG = "trainer.max_epochs=100"
@@ -47,35 +46,9 @@ TRAININGS = {
 }
 
 
-class Killed(BaseException):
-    """Nothing is done after this."""
-
-
-def kill(_):
-    raise Killed
-
-
-@pytest.fixture
-def prepared(compose, tmp_path):
-    return preparer(compose, tmp_path)
-
-
 @pytest.fixture
 def shelf(tmp_path):
     return Shelf(tmp_path / "checkpoints" / "run", "one")
-
-
-@pytest.fixture
-def interrupted(prepared, tmp_path):
-    """Return a function that interrupts a trial in its third epoch; it returns where states lie."""
-
-    def run(*overrides, death=stop):
-        trial = prepared(*overrides)
-        with before_batch(5, death), pytest.raises(Interrupted):
-            execute(trial, Notebook())
-        return Shelf(tmp_path / "checkpoints" / "run", trial.trial_id)
-
-    return run
 
 
 @pytest.mark.parametrize("overrides", TRAININGS.values(), ids=TRAININGS)

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from lives import Notebook, before_batch, live, preparer, stop
+from lives import Notebook, before_batch, kill, live
 from medtransfer.certificate import Certificate
 from medtransfer.checkpoint import Shelf
 from medtransfer.execution import execute
@@ -18,32 +18,6 @@ from medtransfer.tracking.runs import Interrupted
 
 TUNED = "strategy=fine_tuning"
 LONG = "trainer.max_epochs=100"
-
-
-class Killed(BaseException):
-    """Nothing is done after this."""
-
-
-def kill(_):
-    raise Killed
-
-
-@pytest.fixture
-def prepared(compose, tmp_path):
-    return preparer(compose, tmp_path)
-
-
-@pytest.fixture
-def interrupted(prepared, tmp_path):
-    """Return a function that interrupts a trial in its third epoch; it returns where states lie."""
-
-    def run(*overrides, death=stop):
-        trial = prepared(*overrides)
-        with before_batch(5, death), pytest.raises(Interrupted):
-            execute(trial, Notebook())
-        return Shelf(tmp_path / "checkpoints" / "run", trial.trial_id)
-
-    return run
 
 
 @pytest.fixture

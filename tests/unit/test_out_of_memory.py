@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lives import Notebook, before_batch, live, preparer, require_same
+from lives import Notebook, before_batch, live, require_same
 from medtransfer.checkpoint import Shelf
 from medtransfer.errors import TooLargeError
 from medtransfer.execution import execute
@@ -14,11 +14,6 @@ from medtransfer.tracking.runs import Interrupted
 
 TUNED = "strategy=fine_tuning"
 TAG = "medtransfer.out_of_memory"
-
-
-@pytest.fixture
-def prepared(compose, tmp_path):
-    return preparer(compose, tmp_path)
 
 
 def room_for(cases):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lives import Notebook, before_batch, live, preparer
+from lives import Notebook, before_batch, live
 from medtransfer import machine
 from medtransfer.certificate import Certificate
 from medtransfer.errors import StoreError
@@ -13,11 +13,6 @@ from medtransfer.execution import execute
 from medtransfer.training import trainer_of
 
 FROZEN, TUNED = "strategy=feature_extraction", "strategy=fine_tuning"
-
-
-@pytest.fixture
-def prepared(compose, tmp_path):
-    return preparer(compose, tmp_path)
 
 
 @pytest.fixture

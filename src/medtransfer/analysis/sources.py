@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medtransfer.errors import StoreError
 from medtransfer.tracking import records
 from medtransfer.tracking.ledger import COUNT
+from medtransfer.tracking.runs import PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ def from_ledger(
     if not rows:
         return None
     ids = [run.info.run_id for run in parents]
-    held = [row.get(f"{records.TAG}{records.PARENT}") for row in rows]
+    held = [row.get(f"{records.TAG}{PARENT}") for row in rows]
     told = {run.info.run_id: run.data.tags.get(COUNT) for run in parents}
     if any(told[each] != str(held.count(each)) for each in ids):
         return None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medtransfer.tracking.parquet import replacing
 from medtransfer.tracking.runs import TAG
 from medtransfer.tracking.spool import KEY
 
@@ -58,10 +59,9 @@ def note_formers(client: MlflowClient, runs: Iterable[Run], path: Path) -> None:
         if other is None or RANK.index(run.info.status) <= RANK.index(other.status):
             found[key] = _former(client, run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
     told = {key: asdict(former) for key, former in found.items()}
-    scratch.write_text(json.dumps(told), encoding="utf-8")
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(told), encoding="utf-8")
 
 
 def formers(path: Path) -> dict[str, Former]:

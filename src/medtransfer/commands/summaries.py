@@ -5,7 +5,7 @@ from __future__ import annotations
 from medtransfer.analysis.grid import where
 from medtransfer.analysis.results import Arm, Results
 from medtransfer.tracking import records
-from medtransfer.tracking.runs import TAG, Earlier, Run, open_run
+from medtransfer.tracking.runs import PARENT, TAG, Earlier, Run, open_run
 from medtransfer.tracking.spool import KEY
 from medtransfer.tracking.store import Store
 
@@ -23,7 +23,7 @@ def summarise(store: Store, parent: str, results: Results) -> None:
         parent: Its parent run.
         results: What its report states.
     """
-    query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{TAG}phase` = "
+    query = f"tags.`{PARENT}` = '{parent}' and tags.`{TAG}phase` = "
     found = records.search(store.client, query + "'summary'")
     known = {
         run.data.tags[f"{TAG}cell"]: Earlier(run.info.run_id, run.data.tags[KEY]) for run in found

@@ -101,7 +101,8 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         "notes": json.dumps(found.notes),
     }
     ledger = partial(ledger_path, store.uri, config.paths.output)
-    known = None if before is None else _go_on(store, before, ledger(study_id) / "before.json")
+    held = ledger(study_id) / "before.json"
+    known = None if before is None else _go_on(store, before, held)
     name = redact(config.study.name or f"sweep-{study_id}")
     with open_run(store, name, tags, again=known) as parent:
         parent.text(redact("\n".join(overrides)) + "\n", "overrides.txt")
@@ -115,7 +116,7 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
             plan.swept,
             plan.trials,
             ledger(study_id),
-            before=None if before is None else ledger(study_id) / "before.json",
+            before=None if before is None else held,
         )
         with Reporter(sweep.trials):
             try:
@@ -168,16 +169,20 @@ def _go_on(store: Store, parent: Run, path: Path) -> Earlier:
         ConfigError: If something of it is running at this moment.
     """
     run_id = parent.info.run_id
-    for run in (parent, *records.children(store.client, [run_id])):
+    runs = records.children(store.client, [run_id])
+    for run in (parent, *runs):
         if (process := alive(run)) is not None:
             raise ConfigError(
                 f"'{run.info.run_name}' of study '{parent.info.run_name}' is running already, as"
                 f" process {process.pid} on {process.host}",
                 remedy="wait for it, or study.name=ANOTHER",
             )
-    deliver_abandoned(store)
-    reap(store.client, records.children(store.client, [run_id]))
-    note_formers(store.client, records.children(store.client, [run_id]), path)
+    # a search takes minutes where there are thousands: none is repeated without need
+    if deliver_abandoned(store):
+        runs = records.children(store.client, [run_id])
+    if reap(store.client, runs):
+        runs = records.children(store.client, [run_id])
+    note_formers(store.client, runs, path)
     return Earlier(run_id, parent.data.tags.get(KEY, run_id))
 
 

@@ -24,7 +24,16 @@ from medtransfer.secrets import redacted
 from medtransfer.signals import obey_signals
 from medtransfer.tracking import records
 from medtransfer.tracking.ledger import Ledger
-from medtransfer.tracking.runs import TAG, Earlier, Interrupted, Run, flatten, open_run, reason
+from medtransfer.tracking.runs import (
+    PARENT,
+    TAG,
+    Earlier,
+    Interrupted,
+    Run,
+    flatten,
+    open_run,
+    reason,
+)
 from medtransfer.tracking.store import Store, open_store, resolve_uri
 
 if TYPE_CHECKING:
@@ -186,7 +195,7 @@ def _earlier(before: Former | None) -> Earlier | None:
 
 def _others(store: Store, sweep: Sweep, trial: Trial, tags: Mapping[str, Any]) -> list[list[float]]:
     """Return the curves of the cell's earlier draws; none where the store does not answer."""
-    told = {"mlflow.parentRunId": sweep.run_id, TAG + "phase": "tuning"}
+    told = {PARENT: sweep.run_id, TAG + "phase": "tuning"}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in told.items())
     curves = []
     try:

@@ -160,7 +160,7 @@ def deliver_all(store: Store, parent: str) -> None:
     """
     refused = store.spool / "refused"
     silent: float | None = None
-    while waiting := [each for each in spools(store.spool, store.uri) if _of(each, parent)]:
+    while waiting := spools(store.spool, store.uri, parent):
         try:
             store.knock()
             for spool in waiting:
@@ -176,16 +176,11 @@ def deliver_all(store: Store, parent: str) -> None:
             if time.monotonic() - silent > PATIENCE:
                 raise _undelivered(error, len(waiting)) from None
         time.sleep(ROUND_SECONDS)
-    lost = [each for each in spools(refused, store.uri) if _of(each, parent)]
-    if lost:
+    if lost := spools(refused, store.uri, parent):
         raise UndeliveredError(
             f"the tracking store refused {len(lost)} runs of the study",
             remedy=f"what it did not take lies in '{refused}'; see whether runs were deleted",
         )
-
-
-def _of(spool: Spool, parent: str) -> bool:
-    return spool.about.get("parent") == parent
 
 
 def _undelivered(error: Exception, count: int) -> UndeliveredError:

@@ -20,6 +20,10 @@ TAG = "medtransfer.process"
 ALIVE = "medtransfer.alive"
 """The tag of the last sign of life, in seconds since 1970."""
 
+FAILURE = "medtransfer.failure"
+"""The tag that tells why a run did not finish."""
+
+DIED = "its process died"
 SILENCE = 300.0  # seconds without a sign of life after which a run of another machine is dead
 _CLOCK = 2.0  # seconds by which two readings of one start may differ
 
@@ -80,9 +84,16 @@ def alive(run: Run) -> Process | None:
     return process if time.time() - heard < SILENCE else None
 
 
-def reap(client: MlflowClient, runs: Iterable[Run]) -> None:
-    """Close runs as KILLED that stand as RUNNING although their process is gone."""
+def reap(client: MlflowClient, runs: Iterable[Run]) -> int:
+    """Close runs as KILLED that stand as RUNNING although their process is gone.
+
+    Returns:
+        How many there were.
+    """
+    closed = 0
     for run in runs:
         if run.info.status == "RUNNING" and alive(run) is None:
-            client.set_tag(run.info.run_id, "medtransfer.failure", "its process died")
+            client.set_tag(run.info.run_id, FAILURE, DIED)
             client.set_terminated(run.info.run_id, "KILLED")
+            closed += 1
+    return closed

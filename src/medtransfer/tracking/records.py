@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from medtransfer.errors import StoreError
+from medtransfer.tracking.runs import PARENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 FOLDER = "predictions"
 METRIC, TAG = "metrics.", "tags."
-PARENT = "mlflow.parentRunId"
 
 
 def row(run: Run) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from medtransfer.errors import Note
 from medtransfer.secrets import redact
-from medtransfer.tracking.processes import SILENCE, Process
+from medtransfer.tracking.processes import DIED, FAILURE, SILENCE, Process
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 KEY = "medtransfer.key"
 """The tag that tells a run apart before the store has given it an id."""
 
-FAILURE = "medtransfer.failure"
-"""The tag that tells why a run did not finish."""
-
-BATCH = 1000  # MLflow's own limit on metrics in one call
+METRICS = 1000  # MLflow's own limit on metrics in one call
 PARAMS = 100  # on params, and on tags
 TAIL = 200  # bytes, more than the end of a run takes
 _LOG, _TAKEN, _ABOUT, _CREATING = "log.jsonl", "taken.json", "about.json", "creating"
@@ -118,7 +115,7 @@ class Spool:
         path = self.folder / _LOG
         if path.is_file():  # an entry was perhaps never written whole
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        self.put("tags", {FAILURE: "its process died"})
+        self.put("tags", {FAILURE: DIED})
         self.put("end", ["KILLED", now()])
 
     def put(self, operation: str, value: Any) -> None:
@@ -188,17 +185,14 @@ class Spool:
         for operation, part in groupby(self._waiting(), key=lambda told: told[0][0]):
             told = list(part)
             if operation == "metrics":
-                self._metrics(client, [each for entry, _ in told for each in entry[1]])
+                together = [each for entry, _ in told for each in entry[1]]
+                _refusing(_metrics, client, self, together)
                 self._take(told[-1][1])
                 continue
             for (_, value), end in told:
                 _refusing(_SEND[operation], client, self, value)
                 self._take(end)
         return self.ended and self._behind == 0
-
-    def _metrics(self, client: MlflowClient, entries: list[Any]) -> None:
-        for start in range(0, len(entries), BATCH):
-            _refusing(_send_metrics, client, self, entries[start : start + BATCH])
 
     def _waiting(self) -> Iterator[tuple[Entry, int]]:
         """Give the entries that were not taken, each with the length of the log to its end."""
@@ -240,12 +234,18 @@ class Spool:
         self._take(_read(self.folder / _TAKEN).get("bytes", 0), run_id)
 
 
-def spools(root: Path, uri: str | None = None) -> list[Spool]:
-    """Return the logs that lie in a folder, for one store or for any."""
-    if not root.is_dir():
-        return []
+def spools(root: Path, uri: str | None = None, parent: str | None = None) -> list[Spool]:
+    """Return the logs that lie in a folder.
+
+    Args:
+        root: The folder.
+        uri: Only those for this store.
+        parent: Only those of runs that are nested in this one.
+    """
+    wanted = {} if uri is None else {"store": redact(uri)}
+    wanted |= {} if parent is None else {"parent": parent}
     found = [Spool(about.parent) for about in sorted(root.glob(f"*/{_ABOUT}"))]
-    return [each for each in found if uri is None or each.about.get("store") == redact(uri)]
+    return [each for each in found if wanted.items() <= each.about.items()]
 
 
 def deliver_abandoned(store: Store, parent: str | None = None) -> int:
@@ -262,9 +262,7 @@ def deliver_abandoned(store: Store, parent: str | None = None) -> int:
         Exception: If the store does not answer.
     """
     completed = 0
-    for spool in spools(store.spool, store.uri):
-        if parent is not None and spool.about.get("parent") != parent:
-            continue
+    for spool in spools(store.spool, store.uri, parent):
         try:
             if spool.abandoned and not spool.ended:
                 spool.close()
@@ -303,10 +301,11 @@ def _again(client: MlflowClient, spool: Spool, run_id: str) -> None:
     spool.created(run_id)
 
 
-def _send_metrics(client: MlflowClient, spool: Spool, entries: list[Any]) -> None:
+def _metrics(client: MlflowClient, spool: Spool, told: list[Any]) -> None:
     from mlflow.entities import Metric
 
-    client.log_batch(_id(spool), metrics=[Metric(*entry) for entry in entries])
+    for part in _batches([Metric(*entry) for entry in told], METRICS):
+        client.log_batch(_id(spool), metrics=part)
 
 
 def _params(client: MlflowClient, spool: Spool, values: Mapping[str, str]) -> None:
@@ -314,9 +313,8 @@ def _params(client: MlflowClient, spool: Spool, values: Mapping[str, str]) -> No
     from mlflow.exceptions import MlflowException
 
     def send(chosen: Mapping[str, str]) -> None:
-        entries = [Param(*entry) for entry in chosen.items()]
-        for start in range(0, len(entries), PARAMS):
-            client.log_batch(_id(spool), params=entries[start : start + PARAMS])
+        for part in _batches([Param(*entry) for entry in chosen.items()], PARAMS):
+            client.log_batch(_id(spool), params=part)
 
     try:
         send(values)
@@ -330,9 +328,8 @@ def _params(client: MlflowClient, spool: Spool, values: Mapping[str, str]) -> No
 def _tags(client: MlflowClient, spool: Spool, values: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
-    entries = [RunTag(*entry) for entry in values.items()]
-    for start in range(0, len(entries), PARAMS):
-        client.log_batch(_id(spool), tags=entries[start : start + PARAMS])
+    for part in _batches([RunTag(*entry) for entry in values.items()], PARAMS):
+        client.log_batch(_id(spool), tags=part)
 
 
 def _artifacts(client: MlflowClient, spool: Spool, told: tuple[str, str]) -> None:
@@ -368,6 +365,10 @@ def _refusing(send: Callable[..., None], client: MlflowClient, spool: Spool, val
         if 400 <= status < 500 and status not in {401, 403, 408, 409, 429}:
             raise Refused(redact(str(error).strip().splitlines()[0])) from error
         raise
+
+
+def _batches(entries: list[Any], size: int) -> Iterator[list[Any]]:
+    return (entries[start : start + size] for start in range(0, len(entries), size))
 
 
 def _id(spool: Spool) -> str:
