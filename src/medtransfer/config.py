@@ -50,6 +50,7 @@ class Tracking(Section):
     uri: str | None
     experiment: str = Field(min_length=1)
     artifacts: str | None
+    system_every: PositiveFloat | None = None  # older configurations have no such key
 
 
 class Selection(Section):

@@ -18,7 +18,7 @@ from medtransfer.run import Trial
 from medtransfer.tasks.base import Task
 from medtransfer.tracking.runs import Run
 
-PASSES = 7  # of one image, when its latency is measured
+PASSES = 3  # of one image, when its latency is measured
 
 
 def evaluate(

@@ -21,6 +21,7 @@ from medtransfer.run import Trial, prepare
 from medtransfer.strategies.solved import Solved
 from medtransfer.tracking import environment
 from medtransfer.tracking.runs import Interrupted, Run
+from medtransfer.tracking.usage import sampled
 from medtransfer.training import Training, fit, solve, trainer_of
 
 
@@ -49,7 +50,8 @@ def execute(trial: Trial, run: Run, others: Sequence[Curve] | None = None) -> di
     environment.reset_peak_memory()
     shelf = Shelf(trial.config.paths.output / "checkpoints" / run.key, trial.trial_id)
     try:
-        final = _examined(_trained(trial, run, settings, others, shelf), run)
+        with sampled(run, trial.config.tracking.system_every):
+            final = _examined(_trained(trial, run, settings, others, shelf), run)
     except BaseException as error:
         if (interrupted := _interruption(error)) is not None:
             shelf.write()

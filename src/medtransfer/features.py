@@ -31,7 +31,7 @@ from medtransfer.data import decoded
 from medtransfer.data.loading import Batch, Data, numbered
 from medtransfer.data.transforms import Transform
 
-FORMAT = 1  # changes when what is stored changes
+FORMAT = 2  # changes when what is stored changes
 EMBEDDING = "embedding"
 KINDS = {"fp32": np.float32, "bf16": np.int16}  # numpy has no bf16: its bits are kept
 

@@ -71,6 +71,11 @@ class Feed:
         """Whether batches hold features; heads that are solved take nothing else."""
         return self.store is not None or isinstance(self.trial.model.strategy_, Solved)
 
+    @property
+    def light(self) -> bool:
+        """Whether steps are so small that threads would spend them waiting for each other."""
+        return self.store is not None and self.extractor.part == "embedding"
+
     def train(self, parts: Parts | None = None) -> DataLoader[Any]:
         """Return shuffled batches of the training subset, or parts of them."""
         config = self.trial.config.trainer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,6 +91,19 @@ def usable_cores() -> tuple[int, str]:
         if given.isdecimal() and int(given) > 0:
             limits.append((int(given), f"{name} says so"))
     return min(limits, key=lambda limit: limit[0])  # of equal ones the first
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 Precision = Literal["32-true", "bf16-mixed"]

@@ -28,4 +28,5 @@ def record(trial: Trial, run: Run, settings: Machine) -> None:
         examples = model.examples(trial.data, model.kept["test"])
     if examples is not None and examples.groups:
         with run.folder("pictures") as folder:
-            draw(examples, trial.data.decoded).save(folder / "test.png")
+            # packed tightly, a page would take longer than many a head to train
+            draw(examples, trial.data.decoded).save(folder / "test.png", compress_level=1)

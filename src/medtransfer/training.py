@@ -144,7 +144,9 @@ def _fit(
         **({} if group is None else _joined(group)),
     )
     parts = Parts(config.accumulate) if group is None else group.parts(config.accumulate)
-    trainer.fit(trial.model, feed.train(parts), feed.ordered("val"))
+    batches = feed.train(parts), feed.ordered("val")
+    with machine.threads(1 if feed.light else torch.get_num_threads()):
+        trainer.fit(trial.model, *batches)
     pruned = None if median is None else median.pruned
     return Fitted(best, trainer.current_epoch, trainer.global_step, pruned)
 

@@ -93,7 +93,8 @@ class Study:
             curves = {
                 name: [(each.step, each.value) for each in client.get_metric_history(run_id, name)]
                 for name in run.data.metrics
-                if not name.startswith("cost/") or name in {"cost/steps", "cost/validations"}
+                if not name.startswith(("cost/", "system/"))
+                or name in {"cost/steps", "cost/validations"}
             }
             table = records.table(client, run_id, "test")
             measured[key] = ({n: sorted(c) for n, c in curves.items()}, table.to_dict("list"))

@@ -70,7 +70,9 @@ class Workplace:
         found = {}
         for run in self.trials():
             tags = run.data.tags
-            kept = {k: v for k, v in run.data.metrics.items() if not k.startswith("cost/")}
+            kept = {
+                k: v for k, v in run.data.metrics.items() if not k.startswith(("cost/", "system/"))
+            }
             key = tags["medtransfer.cell"], tags["medtransfer.seed"]
             assert key not in found
             found[key] = (run.info.status, tags["medtransfer.trial_id"], kept)

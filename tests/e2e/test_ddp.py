@@ -52,7 +52,7 @@ def trial(cli, home, list_runs):
         assert done.code == 0, done.err
         (new,) = [run for run in list_runs() if run.info.run_id not in before]
         (path,) = set(home.rglob("last.ckpt")) - files
-        told = {k: v for k, v in new.data.metrics.items() if not k.startswith("cost/")}
+        told = {k: v for k, v in new.data.metrics.items() if not k.startswith(("cost/", "system/"))}
         assert any(name.startswith("test/") for name in told)
         told["steps"] = new.data.metrics["cost/steps"]
         return told, torch.load(path)["state_dict"]

@@ -115,7 +115,7 @@ def histories(client):
         assert key not in found, "a trial is there twice"
         found[key] = {}
         for name in run.data.metrics:
-            if not name.startswith("cost/"):
+            if not name.startswith(("cost/", "system/")):
                 history = client.get_metric_history(run.info.run_id, name)
                 found[key][name] = [(each.step, each.value) for each in history]
     return found

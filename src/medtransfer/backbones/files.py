@@ -46,11 +46,7 @@ class File(Weights):
 
     def load(self, backbone: Backbone) -> Provenance:
         """See `Weights.load`."""
-        path = self.path or self._find(backbone)
-        if not path.is_file():
-            raise WeightsError(f"weights file '{path}' does not exist", remedy="check weights.path")
-        found = path.stat()
-        version = (path, found.st_size, found.st_mtime_ns)
+        version = path, *_ = self._version(backbone)
         digest = _hash(*version)
         if self.sha256 is not None and digest != self.sha256.lower():
             raise WeightsError(
@@ -69,6 +65,17 @@ class File(Weights):
             seen=known.pop("seen", {}),
             detail={"file": str(path), "file_sha256": digest, "keys": keys, **known},
         )
+
+    def version(self, backbone: Backbone, seed: int) -> object:  # noqa: ARG002
+        """See `Weights.version`: which file it is, and when it was written."""
+        return self._version(backbone)
+
+    def _version(self, backbone: Backbone) -> tuple[Path, int, int]:
+        path = self.path or self._find(backbone)
+        if not path.is_file():
+            raise WeightsError(f"weights file '{path}' does not exist", remedy="check weights.path")
+        found = path.stat()
+        return path, found.st_size, found.st_mtime_ns
 
     def _find(self, backbone: Backbone) -> Path:
         if self.source is not None and self.made_on != "own":

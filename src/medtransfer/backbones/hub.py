@@ -88,6 +88,10 @@ class Hub(Weights):
             detail={"keys": keys},
         )
 
+    def version(self, backbone: Backbone, seed: int) -> object:  # noqa: ARG002
+        """See `Weights.version`: what the hub holds under a name does not change meanwhile."""
+        return self._name(backbone), constants.HF_HUB_CACHE
+
     def classifier(self, backbone: Backbone) -> nn.Linear | None:
         """See `Weights.classifier`: ImageNet's classes; other outputs may be no classes at all."""
         with _quickly():

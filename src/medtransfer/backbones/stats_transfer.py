@@ -23,12 +23,20 @@ class StatsTransfer(File):
     The source is timm's hub where a `tag` is given, and otherwise a file, as `weights=file` has it.
     """
 
+    @property
+    def hub(self) -> Hub | None:
+        """What brings the values where a tag is given."""
+        return None if self.tag is None else Hub(path=None, tag=self.tag, sha256=None)
+
+    def version(self, backbone: Backbone, seed: int) -> object:
+        """See `Weights.version`: that of the source, and what is drawn."""
+        if self.hub is not None:
+            return seed, self.hub.version(backbone, seed)
+        return seed, super().version(backbone, seed)
+
     def load(self, backbone: Backbone) -> Provenance:
         """See `Weights.load`; statistics of normalisation layers are not taken over."""
-        if self.tag is not None:
-            known = Hub(path=None, tag=self.tag, sha256=None).load(backbone)
-        else:
-            known = super().load(backbone)
+        known = super().load(backbone) if self.hub is None else self.hub.load(backbone)
         with torch.no_grad():
             for value in backbone.parameters():
                 mean, std = value.mean(), value.std(correction=0)

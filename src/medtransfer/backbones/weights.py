@@ -73,6 +73,15 @@ class Weights(ABC):
             WeightsError: If the weights cannot be had or do not fit.
         """
 
+    def version(self, backbone: Backbone, seed: int) -> object:  # noqa: ARG002
+        """Return what equals an earlier version only if `load` would give the same values again.
+
+        Args:
+            backbone: What was or would be filled.
+            seed: That torch was given before.
+        """
+        return object()  # nobody knows, so they are loaded each time
+
     def classifier(self, backbone: Backbone) -> nn.Linear | None:  # noqa: ARG002
         """Return the layer that named the source's classes, from the embedding to their logits.
 
@@ -100,6 +109,10 @@ class Random(Weights):
             if isinstance(scale, nn.Parameter) and scale.ndim == 1 and not scale.any():
                 nn.init.ones_(scale)
         return Provenance("random", "nothing", "none", hash_tensors(backbone.state_dict()), False)
+
+    def version(self, backbone: Backbone, seed: int) -> object:  # noqa: ARG002
+        """See `Weights.version`."""
+        return seed
 
 
 def save(backbone: Backbone, path: Path, **known: Any) -> None:

@@ -122,7 +122,7 @@ class Augment(Transform):
                 translate=(self.translation, self.translation),
                 scale=(1 - self.scale, 1 + self.scale),
                 interpolation=v2.InterpolationMode.BILINEAR,
-                fill={tv_tensors.Mask: IGNORED, "others": 0},
+                fill={tv_tensors.Mask: IGNORED, "others": None},
             )
             moves.append(affine)
         changes: list[torch.nn.Module] = []

@@ -12,6 +12,7 @@ import pandas as pd
 
 from medtransfer.errors import StoreError
 from medtransfer.tracking.runs import PARENT
+from medtransfer.tracking.usage import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,11 @@ def row(run: Run) -> dict[str, Any]:
         "run_id": run.info.run_id,
         "status": run.info.status,
         "start_time": run.info.start_time,
-        **{f"{METRIC}{name}": value for name, value in run.data.metrics.items()},
+        **{
+            f"{METRIC}{name}": value
+            for name, value in run.data.metrics.items()
+            if not name.startswith(PREFIX)  # which tell of the machine and not of the trial
+        },
         **{f"{TAG}{name}": value for name, value in run.data.tags.items()},
     }
 
