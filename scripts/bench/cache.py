@@ -3,21 +3,16 @@
 On `busi` at 224 px with a resnet18, 5 seeds x 4 fractions x 3 heads, in one process:
 
 1. the study through `medtransfer train -m`, its features computed once, against one bare forward
-   pass of timm's over the same images plus the same heads fitted bare (at most 1.3 times);
-2. the same study with the frozen backbone run in each of 20 epochs, against 1 (at least 20 times).
-   It would take hours, so one epoch of each fraction is timed and counted 20 x 5 x 3 times.
+   pass of timm's over the same images plus the same heads fitted bare;
+2. the same study with the frozen backbone run in each of 20 epochs, against 1. It would take hours,
+   so one epoch of each fraction is timed and counted 20 x 5 x 3 times.
 
-What MLflow, the pictures of test cases and the report take is printed apart. The network's values
-are drawn at random: no timing depends on them.
-
-    MEDTRANSFER_DATA=DIR python scripts/feature_benchmark.py [--threads 1]
+What MLflow, the pictures of test cases and the report take is told apart. The network's values are
+drawn at random: no timing depends on them.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import io
 import os
 import tempfile
 import time
@@ -25,7 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-SEEDS, FRACTIONS, EPOCHS = range(5), (0.05, 0.1, 0.25, 1.0), 20
+from measure import Figure, composed, prepared, run_here, write_weights
+
+SEEDS, FRACTIONS, EPOCHS, THREADS = range(5), (0.05, 0.1, 0.25, 1.0), 20, 1
 HEADS = (
     ("strategy=linear_probe",),
     ("strategy=classic_head", "strategy.kind=knn"),
@@ -33,30 +30,28 @@ HEADS = (
 )
 
 
-def main() -> None:
-    """Time everything and print both ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    threads = parser.parse_args().threads
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["MEDTRANSFER_HOME"] = home
-        measure(Path(home), threads)
+def run(quick: bool) -> Iterator[Figure]:
+    """Measure both ratios, in a home of their own; it takes too long to be quick."""
+    if not quick:
+        with tempfile.TemporaryDirectory() as home:
+            os.environ["MEDTRANSFER_HOME"] = home
+            yield from measure(Path(home))
 
 
-def measure(home: Path, threads: int) -> None:
-    """Time everything in a home of its own."""
+def measure(home: Path) -> Iterator[Figure]:
+    """Time everything."""
     import torch
 
-    torch.set_num_threads(threads)
-    weights = make_weights(home)
+    torch.set_num_threads(THREADS)
+    weights = write_weights(home)
     common = [
         *("dataset=busi", "dataset.image_size=224", "dataset.channels=3", "backbone=resnet18"),
         *("weights=file", f"weights.path={weights}", "transform=none", "trainer.precision=fp32"),
-        *(f"trainer.threads={threads}", "trainer.workers=0", "trainer.checkpoint=none"),
+        *(f"trainer.threads={THREADS}", "trainer.workers=0", "trainer.checkpoint=none"),
         f"dataset.fraction={','.join(map(str, FRACTIONS))}",
     ]
     # decodes the images, imports what is needed and creates the store
-    run(["train", *common[:-1], "trainer.max_epochs=1", "features.mode=online", "test=false"])
+    run_here(["train", *common[:-1], "trainer.max_epochs=1", "features.mode=online", "test=false"])
 
     forward, data = time_forward(common)
     fits = time_fits(common, data)
@@ -64,59 +59,34 @@ def measure(home: Path, threads: int) -> None:
     seeds = f"seed={','.join(map(str, SEEDS))}"
     started = time.perf_counter()
     for head in HEADS:
-        run(["train", "-m", *common, *head, seeds])
+        run_here(["train", "-m", *common, *head, seeds])
     study = time.perf_counter() - started
     apart = sum(tracking.values())
-    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in tracking.items())
+    shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in tracking.items())
     trials = len(SEEDS) * len(FRACTIONS) * len(HEADS)
-    print(f"one bare forward pass over {len(data.decoded.records)} images: {forward:.1f} s")
-    print(f"{trials} bare fits of heads: {fits:.1f} s")
-    print(f"the study, {trials} trials: {study:.1f} s, of which apart: {told}")
-    print(f"ratio 1: {(study - apart) / (forward + fits):.2f} (at most 1.3)")
+    yield Figure(
+        name="cache.floor",
+        value=(study - apart) / (forward + fits),
+        unit="times",
+        told=f"a study of {trials} trials, {study:.0f} s, without {shown} / one bare forward pass"
+        f" over {len(data.decoded.records)} images, {forward:.1f} s, and the bare fits, {fits:.1f} s",
+        bar=1.3,
+    )
 
     tracking.update(dict.fromkeys(tracking, 0.0))
     started = time.perf_counter()
     online = ["strategy=feature_extraction", "features.mode=online", "trainer.max_epochs=1"]
-    run(["train", "-m", *common, *online, "test=false"])
+    run_here(["train", "-m", *common, *online, "test=false"])
     epoch = time.perf_counter() - started - sum(tracking.values())
     whole = epoch * EPOCHS * len(SEEDS) * len(HEADS)
-    print(f"one epoch of {len(FRACTIONS)} fractions with the backbone run: {epoch:.1f} s")
-    print(f"so {EPOCHS} epochs of {trials} trials: {whole / 60:.0f} min")
-    print(f"ratio 2: {whole / (study - apart):.0f} (at least 20)")
-
-
-def run(arguments: list[str]) -> None:
-    """Run a command in this process, without its screen.
-
-    Raises:
-        SystemExit: If it fails.
-    """
-    from medtransfer.cli import main as medtransfer
-
-    screen = io.StringIO()
-    with contextlib.redirect_stdout(screen):
-        code = medtransfer(arguments)
-    if code:
-        raise SystemExit(f"{' '.join(arguments)} ended with {code}:\n{screen.getvalue()}")
-
-
-def make_weights(home: Path) -> Path:
-    """Write a resnet18 of random values as a file that brings its statistics."""
-    import torch
-
-    from medtransfer.backbones.timm import TimmBackbone
-    from medtransfer.backbones.weights import save
-
-    torch.manual_seed(0)
-    path = home / "weights.safetensors"
-    save(
-        TimmBackbone("resnet18", 3, 224),
-        path,
-        source="random",
-        trained_on="nothing",
-        licence="none",
+    yield Figure(
+        name="cache.online",
+        value=whole / (study - apart),
+        unit="times",
+        told=f"the backbone run in each of {EPOCHS} epochs, {whole / 60:.0f} min / the same study",
+        bar=20.0,
+        sense="at least",
     )
-    return path
 
 
 def time_forward(common: list[str]) -> tuple[float, Any]:
@@ -227,23 +197,3 @@ def clock_tracking() -> dict[str, float]:
     clock(pictures, "record", "pictures")
     clock(report, "answer", "report")
     return spent
-
-
-def composed(overrides: list[str]) -> Any:
-    """Return the typed configuration of one trial."""
-    from medtransfer.app import App
-    from medtransfer.config import TrainConfig
-
-    with App.open("train", None) as app:
-        return app.compose(overrides).typed(TrainConfig)
-
-
-def prepared(overrides: list[str]) -> Any:
-    """Return one trial, ready to run."""
-    from medtransfer.run import prepare
-
-    return prepare(composed(overrides))
-
-
-if __name__ == "__main__":
-    main()
