@@ -27,6 +27,7 @@ class Machine:
     precision: Choice
     threads: Choice
     workers: Choice
+    layout: Choice = Choice("channels last", "convolutions compute fastest in it")
 
 
 def resolve(trainer: Budget) -> Machine:

@@ -6,7 +6,7 @@ import pytest
 
 FIELDS = {
     *("versions", "platform", "processor"),
-    *("accelerator", "precision", "threads", "workers"),
+    *("accelerator", "precision", "layout", "threads", "workers"),
     *("data", "cache", "weights", "store", "hub"),
 }
 
@@ -27,7 +27,7 @@ def test_every_field_is_there_with_its_reason(told):
     found = told()
     assert set(found) == FIELDS
     assert {"python", "torch", "mlflow", "timm", "hydra-core"} <= set(found["versions"])
-    for name in ("accelerator", "precision", "threads", "workers"):
+    for name in ("accelerator", "precision", "layout", "threads", "workers"):
         value, _, why = found[name].partition(" (")
         assert value
         assert why.endswith(")")

@@ -41,7 +41,7 @@ def here(monkeypatch):
 
 def test_what_is_given_stands(here):
     given = {"precision": "bf16", "accelerator": "cpu", "threads": 3, "workers": 2}
-    assert here(gpu=True, **given) == given
+    assert here(gpu=True, **given).items() >= given.items()
 
 
 def test_a_gpu_is_taken_where_there_is_one(here):

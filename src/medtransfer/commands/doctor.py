@@ -47,6 +47,7 @@ def findings(config: TrainConfig) -> dict[str, Any]:
         "processor": around["processor"],
         "accelerator": _reasoned(settings.accelerator),
         "precision": _reasoned(settings.precision),
+        "layout": _reasoned(settings.layout),
         "threads": _reasoned(settings.threads),
         "workers": _reasoned(settings.workers),
         "data": _folder(config.paths.data),
