@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: install demo test test-slow lint format clean
+.PHONY: install demo test test-slow bench bench-quick lint format clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,13 @@ test: install
 # what takes minutes: longer training, larger studies
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# ratios against bare loops and other programs: all in an hour or so, or what changed in 3 minutes
+bench: install
+	$(BIN)/python scripts/bench
+
+bench-quick: install
+	$(BIN)/python scripts/bench --quick
 
 lint: install
 	$(BIN)/ruff check .

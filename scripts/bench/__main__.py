@@ -65,8 +65,9 @@ def _measured(name: str, quick: bool) -> list[Figure]:
         seconds = time.perf_counter() - started
         if done.returncode:
             print(f"{name} failed", flush=True)
-            return []
-        found = [Figure(**each) for each in json.loads(into.read_text(encoding="utf-8"))]
+        found = []
+        if into.exists():
+            found = [Figure(**each) for each in json.loads(into.read_text(encoding="utf-8"))]
     before = performance.stored(quick=quick)
     for figure in found:
         print(performance.line(figure, before.get(figure.name)), flush=True)

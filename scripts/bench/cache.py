@@ -62,14 +62,14 @@ def measure(home: Path) -> Iterator[Figure]:
         run_here(["train", "-m", *common, *head, seeds])
     study = time.perf_counter() - started
     apart = sum(tracking.values())
-    shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in tracking.items())
+    shown = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in tracking.items())
     trials = len(SEEDS) * len(FRACTIONS) * len(HEADS)
     yield Figure(
         name="cache.floor",
         value=(study - apart) / (forward + fits),
         unit="times",
         told=f"a study of {trials} trials, {study:.0f} s, without {shown} / one bare forward pass"
-        f" over {len(data.decoded.records)} images, {forward:.1f} s, and the bare fits, {fits:.1f} s",
+        f" over {len(data.decoded.records)} images, {forward:.0f} s, and bare fits, {fits:.0f} s",
         bar=1.3,
     )
 

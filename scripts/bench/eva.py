@@ -110,7 +110,7 @@ def run(quick: bool) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as place:
         of = functools.partial(Job, python, images, Path(place))
         job = of(count=200, fits=4, epochs=5) if quick else of(count=None, fits=20, epochs=50)
-        times = in_turn(job.time_theirs, job.time_ours, 1 if quick else 3)
+        times = in_turn(job.time_theirs, job.time_ours, 1 if quick else 2)
         ours, theirs = statistics.mean(job.ours), statistics.mean(job.theirs)
         if len(job.ours) != len(job.theirs) or abs(ours - theirs) > ALIKE:
             raise SystemExit(f"not the same work: AUROC {job.ours} here, {job.theirs} in eva")

@@ -162,11 +162,12 @@ def machine() -> dict[str, Any]:
     import torch
 
     from medtransfer.machine import usable_cores
+    from medtransfer.tracking import environment
 
     chosen = asdict(settings_of(composed([])))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "cpu": _cpu_name(),
+        "cpu": environment.processor(),
         "cores": usable_cores()[0],
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "gpu": gpu,
@@ -174,14 +175,6 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "chosen": {name: choice["value"] for name, choice in chosen.items()},
     }
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def composed(overrides: Sequence[str]) -> Any:

@@ -34,7 +34,7 @@ class Job:
 
 def run(quick: bool) -> Iterator[Figure]:
     """Measure a network of usual size, and one so small that each step is overhead."""
-    shots = ("dataset.shots=32", "trainer.max_epochs=2") if quick else ("trainer.max_epochs=3",)
+    shots = ("dataset.shots=32" if quick else "dataset.shots=64", "trainer.max_epochs=2")
     large = "resnet18 at 224 px, images a second against a bare loop"
     small = "test_resnet at 64 px, the same: hardly anything but overhead"
     yield of(Job("overhead.resnet18", (*COMMON, *LARGE, *shots), 3 if quick else 7, large, 0.97))

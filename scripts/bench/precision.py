@@ -75,11 +75,11 @@ class Sides:
         self.plain = Network(trial.model.backbone, trial.model.head).to(self.device)
         self.ours = copy.deepcopy(self.plain).to(memory_format=torch.channels_last)
 
-    def forward(self, *, plain: bool, network: Any = None) -> float:
+    def forward(self, *, plain: bool) -> float:
         """Return the seconds of three forward passes without gradients."""
         import torch
 
-        network = network or (self.plain if plain else self.ours).eval()
+        network = (self.plain if plain else self.ours).eval()
         with torch.inference_mode(), self.casting(plain):
             return self.timed(lambda: network(self.images), 3)
 
@@ -88,7 +88,8 @@ class Sides:
         import torch
         from torch.nn import functional
 
-        network = network or (self.plain if plain else self.ours).train()
+        if network is None:
+            network = (self.plain if plain else self.ours).train()
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
 
         def step() -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import Cost, Figure, process, program
+from measure import Cost, Figure, median_of, process, program
 from peers import given
 
 BATCH = 32
@@ -115,50 +115,32 @@ class Comparison:
 
 
 def run(quick: bool) -> Iterator[Figure]:
-    """Measure medtransfer before and after each of the others."""
+    """Measure medtransfer before and after the others."""
     images = Path(os.environ.get("MEDTRANSFER_DATA", "data")).resolve() / "busi"
     script = Path(os.environ.get("MEDTRANSFER_BENCH_TIMM", ""))
     with tempfile.TemporaryDirectory() as place:
-        all_of_it = (120, "test_resnet", 64, 1, 2) if quick else (None, "resnet18", 224, 3, 2)
+        all_of_it = (120, "test_resnet", 64, 1, 2) if quick else (300, "resnet18", 128, 3, 12)
         job = Comparison(images, Path(place), *all_of_it)
-        before = job.time_ours()
+        ours = [job.time_ours()]
         workers = faster(lambda n: job.time_template(n, all_trials=False))
-        theirs = job.time_template(workers)
-        after = job.time_ours()
-        bar = None if quick else 1.0  # what is small takes as long as programs take to start
-        yield ratio(
-            "comparison.template",
-            f"a project written by hand with Lightning and Hydra, {workers} workers / medtransfer:"
-            f" {job.said}",
-            theirs,
-            (before, after),
-            bar,
-        )
-        if not script.is_file():
-            print(
-                "comparison.timm: left out; name timm's train.py in MEDTRANSFER_BENCH_TIMM",
-                file=sys.stderr,
+        template = job.time_template(workers)
+        told = {"comparison.template": (template, f"by hand with Lightning and Hydra, {workers}")}
+        if script.is_file():
+            workers = faster(lambda n: job.time_timm(script, n, all_trials=False))
+            said = f"timm's train.py, which freezes nothing and tests nothing, {workers}"
+            told["comparison.timm"] = job.time_timm(script, workers), said
+        else:
+            print("comparison.timm: MEDTRANSFER_BENCH_TIMM names no train.py", file=sys.stderr)
+        ours.append(job.time_ours())
+        for name, (theirs, what) in told.items():
+            yield median_of(
+                [theirs / seconds for seconds in ours],
+                name=name,
+                unit="times",
+                told=f"{what} workers, {theirs:.0f} s / medtransfer: {job.said}",
+                bar=None if quick else 1.0,  # what is small takes as long as programs take to start
+                sense="at least",
             )
-            return
-        workers = faster(lambda n: job.time_timm(script, n, all_trials=False))
-        theirs = job.time_timm(script, workers)
-        yield ratio(
-            "comparison.timm",
-            f"timm's train.py, a process for each trial, all fine-tuned since it freezes nothing,"
-            f" and none tested, {workers} workers / medtransfer: {job.said}",
-            theirs,
-            (after, job.time_ours()),
-            bar,
-        )
-
-
-def ratio(
-    name: str, told: str, theirs: float, ours: tuple[float, float], bar: float | None
-) -> Figure:
-    """Return theirs / ours, where ours was measured before and after."""
-    low, high = theirs / max(ours), theirs / min(ours)
-    value = theirs / (sum(ours) / len(ours))
-    return Figure(name, value, "times", told, bar=bar, sense="at least", low=low, high=high)
 
 
 def faster(seconds: Callable[[int], float]) -> int:

@@ -14,7 +14,7 @@ from unittest import mock
 
 from hydra import version
 from hydra._internal import hydra as hydra_main
-from hydra._internal.core_plugins import basic_sweeper
+from hydra._internal.core_plugins import basic_launcher, basic_sweeper
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -22,7 +22,7 @@ from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, run_job
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
@@ -246,6 +246,8 @@ class App:
             mock.patch.object(Sweeper, "validate_batch_is_legal"),
             # and leave a file with the command line as it is, passwords in it
             mock.patch.object(basic_sweeper, "OmegaConf", guard.Unsaved),
+            # and keep the configuration of every job until the last has ended
+            mock.patch.object(basic_launcher, "run_job", _run_job),
         ):
             spelled = [spelled_override(each) for each in overrides]
             try:
@@ -373,6 +375,12 @@ def _given(hydra: HydraConf | DictConfig) -> list[str]:
     given = OmegaConf.to_container(cast("Any", hydra.overrides.task), resolve=False)
     assert isinstance(given, list)
     return [str(override) for override in given]
+
+
+def _run_job(*arguments: Any, **named: Any) -> JobReturn:
+    done = run_job(*arguments, **named)
+    done.cfg = done.hydra_cfg = None
+    return done
 
 
 def _jobs(returned: Any) -> Iterator[JobReturn]:

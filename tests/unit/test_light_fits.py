@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lives import Notebook, before_batch
 
+from lives import Notebook, before_batch
 from medtransfer.execution import execute
 
 

@@ -51,8 +51,11 @@ def loaded(weights=RANDOM, seed=0, image_size=32):
 def from_file(path):
     target = "medtransfer.backbones.files.File"
     return RANDOM | {
-        **{"_target_": target, "path": str(path), "folder": str(path.parent)},
-        **{"source": None, "made_on": "any"},
+        "_target_": target,
+        "path": str(path),
+        "folder": str(path.parent),
+        "source": None,
+        "made_on": "any",
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import re
@@ -96,6 +98,7 @@ def run_in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     config = composed.typed(TrainConfig)
     from medtransfer.execution import execute
 
+    _forget_the_last()
     store = sweep.store(config)
     tags = trial_tags(config, composed, sweep.study_id, sweep.swept)
     label = label_of(tags)
@@ -134,6 +137,14 @@ def run_in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
     value = metrics.get(f"{split}/{trial.model.headline}")
     reporter.finish("finished" if value is None else f"{split}/{trial.model.headline} {value:.3f}")
     return Outcome(label, "FINISHED", score=_score(trial, metrics))
+
+
+def _forget_the_last() -> None:
+    """Free what the trial before has left: networks lie in cycles, which Python leaves for long."""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()  # libraries stay, and are not gone through each time
+        atexit.register(gc.unfreeze)  # some of them complain of what was not freed in the end
 
 
 def _prepared(config: TrainConfig) -> Trial | Exception:
