@@ -41,6 +41,7 @@ from medtransfer.tracking.store import Store, open_store, resolve_uri
 if TYPE_CHECKING:
     from medtransfer.run import Trial
 
+_loading = iter(("before the first trial", "before the second"))  # when there are new libraries
 DATA_KEYS = ("dataset", "task")  # what is swept here makes a row of its own, not an arm
 
 
@@ -142,7 +143,7 @@ def run_in_sweep(values: DictConfig, sweep: Sweep) -> Outcome:
 def _forget_the_last() -> None:
     """Free what the trial before has left: networks lie in cycles, which Python leaves for long."""
     gc.collect()
-    if not gc.get_freeze_count():
+    if next(_loading, None) is not None:
         gc.freeze()  # libraries stay, and are not gone through each time
         atexit.register(gc.unfreeze)  # some of them complain of what was not freed in the end
 
