@@ -69,16 +69,20 @@ def test_of_an_untouched_backbone_nothing_stays(prepared, folder):
 
 
 def test_the_last_is_what_training_ended_with(prepared, folder):
-    bad = (TUNED, "optimizer.lr=0.05")  # the best epoch is soon over
-    best = live(prepared, *bad)
-    live(prepared, *bad, "trainer.checkpoint=last")
-    content = torch.load(folder / "last.ckpt", weights_only=True)
-    assert content["epoch"] == 3 != best.final["best/epoch"]
-    short = (*bad, f"trainer.max_epochs={int(best.final['best/epoch']) + 1}")
-    assert (
-        live(prepared, *short, "trainer.checkpoint=last").final["best/epoch"]
-        == (best.final["best/epoch"])
-    )
+    best = live(prepared, TUNED, "optimizer.lr=0.05").final["best/epoch"]
+    live(prepared, TUNED, "optimizer.lr=0.05", "trainer.checkpoint=last")
+    kept = {path.stem: torch.load(path, weights_only=True) for path in folder.iterdir()}
+    assert [kept["best"]["epoch"], kept["last"]["epoch"]] == [best, 3]
+    states = (kept["best"]["state_dict"], kept["last"]["state_dict"])
+    same = all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert same == (best == 3)
+
+
+def test_the_last_stays_where_an_earlier_epoch_was_as_good(prepared, folder):
+    still = (TUNED, "strategy.batchnorm=frozen", "optimizer.lr=0")
+    lived = live(prepared, *still, "trainer.checkpoint=last")
+    assert lived.final["best/epoch"] == 0
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 3
 
 
 def test_what_shall_stay_and_cannot_fails_the_trial(prepared, folder):
