@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: install demo test test-slow bench bench-quick lint format clean
+.PHONY: install demo test test-slow bench bench-quick docs lint format clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ bench: install
 
 bench-quick: install
 	$(BIN)/python scripts/bench --quick
+
+# the documentation, into docs/_build/html
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 lint: install
 	$(BIN)/ruff check .

@@ -114,6 +114,7 @@ def time_forward(common: list[str]) -> tuple[float, Any]:
 def time_fits(common: list[str], data: Any) -> float:
     """Return the seconds of all heads' fits by scikit-learn, chosen on validation as they are."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from medtransfer.features import Extractor, open_features
     from medtransfer.run import check
@@ -136,8 +137,9 @@ def time_fits(common: list[str], data: Any) -> float:
             for head in HEADS:
                 strategy = check(composed([*common[:-1], *head])).strategy
                 started = time.perf_counter()
-                for fit in candidates(strategy, len(known[0])):
-                    fit(*known).score(inputs, targets)
+                with threadpool_limits(THREADS):  # with two, a fit takes many times as long
+                    for fit in candidates(strategy, len(known[0])):
+                        fit(*known).score(inputs, targets)
                 seconds += time.perf_counter() - started
     return seconds
 

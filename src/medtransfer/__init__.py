@@ -1,7 +1,15 @@
 """medtransfer: feature extraction or fine-tuning, compared on your own medical images."""
 
-import os
+from __future__ import annotations
 
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medtransfer.api import Model, Study, compose, sweep, train
+
+__all__ = ["Model", "Study", "__version__", "compose", "sweep", "train"]
 __version__ = "0.1.0"
 
 # No dependency reports to anyone, or fills the screen, unless the user turns it on.
@@ -18,3 +26,11 @@ for _name, _value in {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python interface when it is asked for: the command line should not wait for it."""
+    if name in __all__:
+        return getattr(importlib.import_module("medtransfer.api"), name)
+    msg = f"module '{__name__}' has no attribute '{name}'"
+    raise AttributeError(msg)

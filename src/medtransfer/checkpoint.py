@@ -102,7 +102,9 @@ class Shelf:
                 path.unlink(missing_ok=True)
             self.folder.rmdir()  # unless something stays in it
 
-    def keep(self, name: str, model: Task, certificate: Certificate, epoch: int) -> None:
+    def keep(
+        self, name: str, model: Task, certificate: Certificate, epoch: int, facts: State
+    ) -> None:
         """Write what stays of a trial: the values of its model that its weights do not bring.
 
         Args:
@@ -110,6 +112,7 @@ class Shelf:
             model: Whose values.
             certificate: Says which of them are as they came.
             epoch: They are of.
+            facts: What else the model is built from; see `Trial.facts`.
 
         Raises:
             StoreError: If it cannot be written.
@@ -123,6 +126,7 @@ class Shelf:
                     "state_dict": _on_cpu(values),
                     "epoch": epoch,
                     "frozen_sha256": certificate.before,
+                    **facts,
                 },
                 path,
             )

@@ -19,7 +19,9 @@ from medtransfer.tracking.runs import Interrupted
 if TYPE_CHECKING:
     from medtransfer.config import TrainConfig
 
-HYDRA_FLAGS = "--cfg job prints the configuration; --info and --shell-completion are Hydra's too."
+RUN = "id of a trial; or id or name of a study, for its best trial on validation data"
+HYDRA_FLAGS = "--cfg job prints the configuration; --info is Hydra's too."
+EXIT_CODES = "exit codes: 0 done, 1 a trial failed, 2 your mistake, 3 leakage, 130/143 interrupted"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,13 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="medtransfer",
         description="Feature extraction or fine-tuning? Compared on your own medical images.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"medtransfer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(name: str, run: Callable[..., int], text: str, **extra: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[..., int], text: str, app: str | None = "train", **extra: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, **extra)  # type: ignore[arg-type]
-        command.set_defaults(command=run)
+        command.set_defaults(command=run, app=app)  # overrides are of its configuration
         command.add_argument(
             "--config-dir", type=Path, metavar="DIR", help="a folder with config groups of your own"
         )
@@ -78,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             _hydra_command(name),
             text,
+            name,
             usage=f"medtransfer {name} {flags} [group=choice ...] [key=value ...]",
             epilog=HYDRA_FLAGS,
         )
@@ -86,8 +92,9 @@ def _parser() -> argparse.ArgumentParser:
                 "-m", "--multirun", action="store_true", help="sweep over values given as a,b,c"
             )
 
-    command = add("list", _list, "show the choices of a config group, your own included")
+    command = add("list", _list, "show the choices of a config group, your own included", None)
     command.add_argument("group", nargs="?", help="the group; none: every group")
+    command.add_argument("--search", metavar="TEXT", help="those with these words, timm's too")
     command.add_argument("--json", action="store_true", help="for programs")
 
     command = add("doctor", _doctor, "show what this machine, the store and the hub offer")
@@ -100,10 +107,41 @@ def _parser() -> argparse.ArgumentParser:
         "--rebuild", action="store_true", help="read all results from the store again"
     )
 
+    for name, run, text in (
+        ("predict", _predict, "judge new images with a trained model"),
+        ("explain", _explain, "show where in new images a trained model sees what it says"),
+    ):
+        command = add(name, run, text)
+        command.add_argument("run", help=RUN)
+        command.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of them")
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+        command.add_argument(
+            "--skip-unreadable", action="store_true", help="leave out images that cannot be read"
+        )
+        if name == "explain":
+            command.add_argument("--class", dest="target", help="default: what is predicted")
+
+    command = add("export", _export, "write a trained model to a file that other programs run")
+    command.add_argument("run", help=RUN)
+    command.add_argument("--format", choices=("onnx", "torch_export", "mlflow"), required=True)
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="of mlflow a new folder"
+    )
+
+    command = add("new", _new, "write a choice of your own that works, for you to change", None)
+    command.add_argument("kind", choices=("strategy", "dataset", "study"))
+    command.add_argument("name", metavar="NAME", help="of the choice, and of its module")
+    command.add_argument("--dir", type=Path, required=True, metavar="DIR", help="your own folder")
+
     add("sync", _sync, "tell the store what it could not be told while it did not answer")
 
     command = add("ui", _ui, "open MLflow's pages on the store, on this machine only")
     command.add_argument("--port", type=int, default=5000, help="default: 5000")
+
+    use = 'for bash: eval "$(medtransfer completion bash)"'
+    command = add("completion", _completion, "print what makes TAB complete", None, epilog=use)
+    command.add_argument("shell", nargs="?", choices=("bash", "zsh", "fish"))
+    command.add_argument("--query", metavar="LINE", help=argparse.SUPPRESS)  # for the shell
     return parser
 
 
@@ -142,10 +180,33 @@ def _list(arguments: argparse.Namespace, rest: list[str]) -> int:
     from medtransfer.app import App
     from medtransfer.commands import catalog
 
-    if rest:
-        raise ConfigError(f"'{rest[0]}' is not an argument of list")
+    _refuse(rest, "list")
     with App.open("train", arguments.config_dir) as app:
-        catalog.show(app, arguments.group, as_json=arguments.json)
+        catalog.show(app, arguments.group, search=arguments.search, as_json=arguments.json)
+    return 0
+
+
+def _new(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from medtransfer.app import App
+    from medtransfer.commands.new import new
+
+    _refuse(rest, "new")
+    with App.open("train", arguments.config_dir) as app:
+        new(app, arguments.kind, arguments.name, arguments.dir)
+    return 0
+
+
+def _completion(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from medtransfer.commands import completion
+
+    _refuse(rest, "completion")
+    if arguments.query is not None:
+        for found in completion.answer(_parser(), arguments.query):
+            print(found)
+        return 0
+    if arguments.shell is None:
+        raise ConfigError("which shell is it?", choices=completion.SCRIPTS)
+    print(completion.SCRIPTS[arguments.shell], end="")
     return 0
 
 
@@ -170,6 +231,44 @@ def _report(arguments: argparse.Namespace, rest: list[str]) -> int:
         rebuild(client, arguments.study, ledger)
     answer(client, arguments.study, arguments.out, ledger)
     return 0
+
+
+def _predict(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from medtransfer.commands.deploy import predict
+
+    paths, overrides = _apart(arguments.paths, rest)
+    config = _config(arguments, overrides)
+    predict(config, arguments.run, paths, arguments.out, skip=arguments.skip_unreadable)
+    return 0
+
+
+def _explain(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from medtransfer.commands.deploy import explain
+
+    paths, overrides = _apart(arguments.paths, rest)
+    config = _config(arguments, overrides)
+    skip, target = arguments.skip_unreadable, arguments.target
+    explain(config, arguments.run, paths, arguments.out, target=target, skip=skip)
+    return 0
+
+
+def _export(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from medtransfer.commands.deploy import export
+
+    export(_config(arguments, rest), arguments.run, arguments.format, arguments.out)
+    return 0
+
+
+def _apart(given: Sequence[str], rest: list[str]) -> tuple[list[Path], list[str]]:
+    """Return the paths and the overrides among arguments; what exists is a path."""
+    overrides = [each for each in given if "=" in each and not Path(each).exists()]
+    return [Path(each) for each in given if each not in overrides], [*overrides, *rest]
+
+
+def _refuse(rest: list[str], command: str) -> None:
+    """Refuse arguments of a command that takes no overrides."""
+    if rest:
+        raise ConfigError(f"'{rest[0]}' is not an argument of {command}")
 
 
 def _sync(arguments: argparse.Namespace, rest: list[str]) -> int:

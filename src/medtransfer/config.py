@@ -24,7 +24,12 @@ from pydantic import (
     model_validator,
 )
 
+from medtransfer import __version__
 from medtransfer.components import ComponentField, config_error
+from medtransfer.errors import ConfigError
+
+VERSION = 1
+"""Of the keys of a configuration. It grows when one of them changes its name or its meaning."""
 
 Leak = Literal["patient_overlap", "exam_overlap", "exact_duplicates", "near_duplicates"]
 """What may be alike on two sides of a split."""
@@ -187,6 +192,7 @@ class AuditConfig(Section):
 class BaseConfig(Section):
     """What every command that computes shares."""
 
+    config_version: int = VERSION  # older configurations have no such key
     seed: NonNegativeInt
     trusted_modules: tuple[str, ...]
     paths: Paths
@@ -297,8 +303,17 @@ def check(model: type[C], values: Mapping[str, Any]) -> C:
         The typed, frozen configuration.
 
     Raises:
-        ConfigError: For the first unknown key, missing key or value of the wrong type.
+        ConfigError: If it is of another version; or for the first unknown key, missing key or
+            value of the wrong type.
     """
+    if (found := values.get("config_version", VERSION)) != VERSION:
+        raise ConfigError(
+            f"this configuration is of version {found}, and medtransfer {__version__} reads version"
+            f" {VERSION}",
+            remedy="CHANGELOG.md tells what has changed: rename the keys and set"
+            f" config_version={VERSION}; or install the version of medtransfer that it was written"
+            " for",
+        )
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -71,7 +71,7 @@ def _case(case: Case, decoded: Decoded, width: int) -> Picture:
     shown, record = [], decoded.records[case.index]
     for panel in case.panels:
         own = case.index if panel.index is None else panel.index
-        shown.append(_panel(panel, decoded.images[own]))
+        shown.append(draw_panel(panel, decoded.images[own]))
     rows = [beside(shown[k : k + ROW], WITHIN) for k in range(0, len(shown), ROW)]
     panels = below(rows, WITHIN)
     exam = any(panel.index is not None for panel in case.panels)
@@ -80,16 +80,18 @@ def _case(case: Case, decoded: Decoded, width: int) -> Picture:
     return below([panels, name, *words], WITHIN)
 
 
-def _panel(panel: Panel, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Picture:
-    """Return an image (C, H, W) at the size of a panel, with its marks."""
-    picture = canvas.picture(pixels).resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
+def draw_panel(
+    panel: Panel, pixels: NDArray[np.uint8] | NDArray[np.uint16], side: int = SIDE
+) -> Picture:
+    """Return an image (C, H, W) at the size of a panel, with its marks, under its heading."""
+    picture = canvas.picture(pixels).resize((side, side), PILImage.Resampling.LANCZOS)
     if panel.heat is not None:
         picture = _heated(picture, panel.heat)
     if panel.mask is not None:
         picture = _paint(picture, panel.mask)
     if panel.boxes is not None:
-        _frame(picture, panel.boxes, panel.scores, SIDE / pixels.shape[-1])
-    heading = [line(panel.heading, SIDE, TEXT, PALE)] if panel.heading else []
+        _frame(picture, panel.boxes, panel.scores, side / pixels.shape[-1])
+    heading = [line(panel.heading, side, TEXT, PALE)] if panel.heading else []
     return below([*heading, picture], WITHIN)
 
 
@@ -119,7 +121,7 @@ def _frame(
 ) -> None:
     """Draw boxes, and their scores where there is room for them, the highest first."""
     pen = ImageDraw.Draw(picture)
-    corners = np.nan_to_num(boxes.boxes.astype(np.float64) * scale).clip(0, SIDE)
+    corners = np.nan_to_num(boxes.boxes.astype(np.float64) * scale).clip(0, picture.width)
     order = list(range(len(corners)))
     if scores is not None:
         order = np.argsort(-scores, kind="stable").tolist()
@@ -134,7 +136,7 @@ def _frame(
     length, taken = font(LABEL).getlength, list[Corners]()
     for row in order:
         text = f"{scores[row]:.2f}"
-        place = room(frames[row], length(text) + 2, taken)
+        place = room(frames[row], length(text) + 2, taken, picture.width)
         if place is not None:
             taken.append(place)
             fill = colour(int(boxes.labels[row]))
@@ -143,20 +145,23 @@ def _frame(
             pen.text((place[0] + 1, place[1] + LABEL), text, ink, font(LABEL), anchor="ls")
 
 
-def room(frame: Corners, width: float, taken: Iterable[Corners]) -> Corners | None:
+def room(
+    frame: Corners, width: float, taken: Iterable[Corners], side: int = SIDE
+) -> Corners | None:
     """Return where a label has room at a corner of a frame, outside or inside of it, if anywhere.
 
     Args:
         frame: Of a box in a panel: x0, y0, x1, y1 in pixels.
         width: Of the label.
         taken: Places of other labels.
+        side: Of the panel.
     """
     x0, y0, x1, y1 = frame
     height = LABEL + 2
     for y in (y0 - height, y0, y1, y1 - height):  # outside first: a small object stays in sight
         for x in (x0, x1 - width):
             place = (x, y, x + width, y + height)
-            inside = min(x, y) >= 0 and max(place[2:]) < SIDE
+            inside = min(x, y) >= 0 and max(place[2:]) < side
             if inside and not any(_meet(place, other) for other in taken):
                 return place
     return None

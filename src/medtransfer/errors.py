@@ -103,6 +103,12 @@ class TooLargeError(MedtransferError):
     exit_code = 1
 
 
+class ExportError(MedtransferError):
+    """A model that cannot be written in the form that was asked for."""
+
+    exit_code = 1
+
+
 class Note(UserWarning):
     """Something that a user should know and that stops nothing; shown once, as a plain line."""
 

@@ -135,7 +135,7 @@ def _learn(training: Training, run: Run, others: Sequence[Curve] | None) -> _Lea
         fitted = fit(training, run, others)
         run.tags({"pruned": fitted.pruned})
         if kept == "last":
-            shelf.keep("last", model, certificate, fitted.epochs - 1)
+            shelf.keep("last", model, certificate, fitted.epochs - 1, trial.facts())
         model.load_state_dict(fitted.best.state, strict=False)
         epoch, steps = fitted.best.epoch, fitted.steps
     certificate.verify(model)
@@ -144,7 +144,7 @@ def _learn(training: Training, run: Run, others: Sequence[Curve] | None) -> _Lea
     run.json(certificate.describe(), "certificate.json")
     run.params({"chosen": certificate.chosen} if certificate.chosen else {})
     if kept == "best" or (kept == "last" and solved):
-        shelf.keep(kept, model, certificate, epoch)
+        shelf.keep(kept, model, certificate, epoch, trial.facts())
     return learned
 
 

@@ -96,13 +96,15 @@ def usable_cores() -> tuple[int, str]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Compute with so many threads inside."""
+    """Compute with so many threads inside: torch, and the linear algebra of NumPy and SciPy."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(count, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from medtransfer import machine
 from medtransfer.app import config_dir
+from medtransfer.backbones.base import Backbone
 from medtransfer.backbones.load import load_backbone
 from medtransfer.backbones.weights import Provenance
 from medtransfer.components import build, check_arguments, locate
 from medtransfer.config import TrainConfig
-from medtransfer.data.base import Dataset
+from medtransfer.data.base import Dataset, DataSpec
 from medtransfer.data.external import open_external
 from medtransfer.data.loading import Data
 from medtransfer.data.seen import refuse_seen
@@ -38,7 +40,7 @@ from medtransfer.strategies.base import Strategy
 from medtransfer.strategies.solved import Solved
 from medtransfer.tasks.base import Direction, Task
 from medtransfer.tasks.losses import Loss
-from medtransfer.tasks.optimizing import MakeOptimizer, optimizer_factory
+from medtransfer.tasks.optimizing import optimizer_factory
 from medtransfer.tasks.schedulers import Scheduler
 
 # What decides a trial's result. Places, names and the machine's own settings do not.
@@ -79,7 +81,8 @@ class Trial:
         metric: The validation metric that picks the epoch, without its prefix.
         mode: Whether more or less of it is better.
         trial_id: Hash of what decides the result.
-        external: Data of another site, for a second test.
+            external: Data of another site, for a second test.
+        head_arguments: What the head was told of the backbone and the data.
     """
 
     config: TrainConfig
@@ -91,6 +94,16 @@ class Trial:
     mode: Direction
     trial_id: str
     external: Data | None = None
+    head_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what must be known beside the configuration to build the model without data.
+
+        Keys: `spec`, the `DataSpec`; `head`, what the head was told; `near`, where weights that
+        were pre-trained on these data are found.
+        """
+        plain = {k: _tensor(v) for k, v in self.head_arguments.items()}
+        return {"spec": asdict(self.data.spec), "head": plain, "near": _near(self.data)}
 
 
 @dataclass(frozen=True)
@@ -101,8 +114,6 @@ class Choices:
     dataset: Dataset
     transform: Transform
     strategy: Strategy
-    schedule: Scheduler
-    make_optimizer: MakeOptimizer
     metric: str
     mode: Direction
 
@@ -123,7 +134,8 @@ def check(config: TrainConfig) -> Choices:
             remedy="loss.class_weights=balanced",
         )
     _check_devices(config)
-    make_optimizer = optimizer_factory(config.optimizer, config.trusted_modules)
+    optimizer_factory(config.optimizer, config.trusted_modules)
+    make(config.scheduler, Scheduler)
     metric = (config.trainer.selection.metric or task.headline).removeprefix("val/")
     direction = task.direction(metric)
     if task.requires in {"mask", "boxes"}:
@@ -133,8 +145,6 @@ def check(config: TrainConfig) -> Choices:
         dataset=dataset,
         transform=make(config.transform, Transform),
         strategy=strategy,
-        schedule=make(config.scheduler, Scheduler),
-        make_optimizer=make_optimizer,
         metric=metric,
         mode=config.trainer.selection.mode or direction,
     )
@@ -168,7 +178,6 @@ def prepare(config: TrainConfig) -> Trial:
     """
     quiet_libraries()
     chosen = check(config)
-    make = partial(build, trusted=config.trusted_modules)
     data = Data.open(
         chosen.dataset,
         chosen.task.requires,
@@ -183,25 +192,14 @@ def prepare(config: TrainConfig) -> Trial:
         config.weights,
         image_size=data.spec.image_size,
         channels=data.spec.channels,
-        near=(data.decoded.images_hash, data.spec.split_hash),
+        near=_near(data),
         seed=config.seed,
         trusted=config.trusted_modules,
     )
     refuse_seen(data, provenance.seen, f"the weights of '{provenance.source}'")
-    seed_part(config.seed, "head")
-    head = make(config.head, Head, **chosen.task.head_arguments(backbone, data))
-    model = make(
-        config.task,
-        Task,
-        backbone=backbone,
-        head=head,
-        loss=_loss(config, data),
-        strategy=chosen.strategy,
-        schedule=chosen.schedule,
-        optimizer=config.optimizer,
-        make_optimizer=chosen.make_optimizer,
-        spec=data.spec,
-    )
+    told = chosen.task.head_arguments(backbone, data)
+    model = assemble(config, data.spec, backbone, told, chosen.strategy)
+    head = model.head
     model.require_metric(chosen.metric)
     if isinstance(chosen.strategy, Solved) and isinstance(head, ExamHead) and not head.fixed:
         raise ConfigError(
@@ -225,7 +223,41 @@ def prepare(config: TrainConfig) -> Trial:
         mode=chosen.mode,
         trial_id=identify(config, data, provenance, external),
         external=external,
+        head_arguments=told,
     )
+
+
+def assemble(
+    config: TrainConfig,
+    spec: DataSpec,
+    backbone: Backbone,
+    head_arguments: Mapping[str, Any],
+    strategy: Strategy,
+) -> Task:
+    """Return a task with its backbone, a new head, and all that it trains by."""
+    make = partial(build, trusted=config.trusted_modules)
+    seed_part(config.seed, "head")
+    return make(
+        config.task,
+        Task,
+        backbone=backbone,
+        head=make(config.head, Head, **head_arguments),
+        loss=None if config.loss is None else make(config.loss, Loss, counts=spec.train_counts),
+        strategy=strategy,
+        schedule=make(config.scheduler, Scheduler),
+        optimizer=config.optimizer,
+        make_optimizer=optimizer_factory(config.optimizer, config.trusted_modules),
+        spec=spec,
+    )
+
+
+def _near(data: Data) -> tuple[str, str]:
+    return data.decoded.images_hash, data.spec.split_hash
+
+
+def _tensor(value: Any) -> Any:
+    """Return an array as a tensor, and all else as it is: what can be read without being run."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _external(config: TrainConfig, data: Data) -> Data | None:
@@ -323,13 +355,6 @@ def _check_strategy(strategy: Strategy, task: type[Task], mode: str) -> None:
             f"features.mode=cached, and strategy {name} changes the backbone",
             remedy="features.mode=auto computes features once where that is possible",
         )
-
-
-def _loss(config: TrainConfig, data: Data) -> Loss | None:
-    if config.loss is None:
-        return None
-    counts = data.spec.train_counts
-    return build(config.loss, Loss, trusted=config.trusted_modules, counts=counts)
 
 
 def identify(

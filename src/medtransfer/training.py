@@ -164,7 +164,9 @@ def solve(training: Training) -> dict[str, Any]:
     model = training.trial.model
     assert isinstance(model.strategy_, Solved)
     weights = model.loss.weight
-    return model.strategy_.fit_head(model, *training.feed.table(), weights, training.score)
+    features, targets = training.feed.table()
+    with machine.threads(1):  # matrices are so small that more would only wait for each other
+        return model.strategy_.fit_head(model, features, targets, weights, training.score)
 
 
 def trainer_of(settings: machine.Machine, **more: Any) -> pl.Trainer:

@@ -1,17 +1,17 @@
 """What every choice of `dataset` keeps, the ones of the future included."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-import torch
 
 from annotated import SQUARE, write_coco, write_masks, write_voc
 from medtransfer.app import config_dir
 from medtransfer.components import build
 from medtransfer.config import TrainConfig
-from medtransfer.data.base import IGNORED, Boxes, Dataset
-from medtransfer.data.loading import Data
+from medtransfer.data.base import Annotation, Dataset
+from medtransfer.testing import datasets as checks
 
 # What a choice needs to be small, and the folder of real data that it reads.
 SMALL = {"phantom": ["dataset.patients=18", "dataset.size=32", "dataset.image_size=32"]}
@@ -71,89 +71,52 @@ def write_npz(path: Path) -> Path:
 
 
 @pytest.fixture(params=CHOICES)
-def dataset(request, compose, folders):
+def anew(request, compose, folders):
+    """Return a function that builds a choice, always of one configuration."""
     needs = folders.get(request.param, lambda: SMALL.get(request.param, []))()
     config = compose(f"dataset={request.param}", *needs).typed(TrainConfig)
-    return build(config.dataset, Dataset)
+    return lambda: build(config.dataset, Dataset)
+
+
+@pytest.fixture
+def dataset(anew):
+    return anew()
 
 
 def test_a_dataset_declares_what_it_provides(dataset):
-    assert dataset.provides
-    assert dataset.provides <= {"class", "labels", "exam", "mask", "boxes"}
+    checks.provides_what_is_known(dataset)
 
 
-def test_samples_are_unique_and_come_in_a_stable_order(dataset):
-    names, records = dataset.records()
-    assert len({record.sample_id for record in records}) == len(records)
-    assert {record.target for record in records} == set(range(len(names)))
-    assert dataset.records() == (names, records)
-    assert dataset.fingerprint(records) == dataset.fingerprint(records)
+def test_samples_are_unique_and_come_in_a_stable_order(dataset, anew):
+    checks.has_unique_samples(dataset)
+    checks.has_stable_samples(dataset, anew())
 
 
-def test_pixels_are_8_bit_grey_or_colour(dataset):
-    names, records = dataset.records()
-    for target in range(len(names)):
-        record = next(r for r in records if r.target == target)
-        image = dataset.read(record)
-        assert image.dtype == np.uint8
-        assert image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-        assert image.min() < image.max()
-        assert np.array_equal(image, dataset.read(record))
+def test_pixels_are_grey_or_colour_and_stay_the_same(dataset):
+    checks.has_plain_pixels(dataset)
+
+
+def test_an_exam_is_of_one_patient(dataset):
+    checks.has_whole_exams(dataset)
 
 
 def test_a_dataset_is_divided_by_group_with_every_class_on_every_side(dataset, tmp_path):
-    data = Data.open(dataset, cache=tmp_path, seed=0)
-    sides = [getattr(data.division, name) for name in ("train", "val", "test")]
-    groups = [{data.decoded.records[i].group_id for i in side} for side in sides]
-    assert sum(map(len, groups)) == len(set.union(*groups))
-    for side in sides:
-        assert set(data.targets[side]) == set(range(len(data.spec.class_names)))
-    assert sum(data.spec.train_counts) == len(sides[0])
-    data.seal.open()
-    batch = next(iter(data.loader("test", batch_size=4)))
-    size = dataset.image_size
-    assert batch["image"].shape == (min(4, len(sides[2])), dataset.channels, size, size)
+    checks.is_divided_by_group(dataset, tmp_path)
+
+
+def test_hashes_are_the_same_when_they_are_computed_anew(dataset, anew, tmp_path):
+    checks.has_stable_hashes(dataset, anew(), tmp_path)
 
 
 def test_masks_and_boxes_fit_their_images_and_name_their_classes(dataset):
-    _, records = dataset.records()
-    names = dataset.foreground()
-    assert bool(names) == bool({"mask", "boxes"} & dataset.provides)
-    for record in records[:20]:
-        height, width = dataset.read(record).shape[:2]
-        if "mask" in dataset.provides:
-            mask = dataset.mask(record)
-            assert mask.dtype == np.uint8
-            assert mask.shape == (height, width)
-            assert set(np.unique(mask)) <= {*range(len(names) + 1), IGNORED}
-        if "boxes" in dataset.provides:
-            found = dataset.boxes(record)
-            assert isinstance(found, Boxes)
-            assert (found.boxes.dtype, found.labels.dtype) == (np.float32, np.int64)
-            assert found.boxes.shape == (len(found.labels), 4)
-            assert set(found.labels) <= set(range(len(names)))
-            assert (found.boxes[:, :2] >= 0).all()
-            assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
-            assert (found.boxes[:, 2:] <= [width, height]).all()
+    checks.annotates_its_images(dataset)
 
 
-@pytest.mark.parametrize("annotation", ["mask", "boxes"])
+@pytest.mark.parametrize("annotation", get_args(Annotation))
 def test_what_it_provides_comes_in_batches(dataset, annotation, tmp_path):
     if annotation not in dataset.provides:
         pytest.skip("not provided")
-    data = Data.open(dataset, annotation, cache=tmp_path, seed=0)
-    assert data.spec.class_names == dataset.foreground()
-    assert all(0 < count <= len(data.train) for count in data.spec.train_counts)
-    batch = next(iter(data.loader("train", batch_size=3)))
-    size = dataset.image_size
-    assert batch["image"].shape == (3, dataset.channels, size, size)
-    if annotation == "mask":
-        assert batch["mask"].shape == (3, size, size)
-        assert batch["mask"].dtype == torch.int64
-    else:
-        assert len(batch["boxes"]) == len(batch["labels"]) == 3
-        for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True):
-            assert boxes.shape == (len(labels), 4)
+    checks.comes_in_batches(dataset, annotation, tmp_path)
 
 
 def test_every_real_dataset_is_known_here():

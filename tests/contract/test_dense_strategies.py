@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from test_strategies import NETWORKS, STEPPED, Modes, awake_by_step, changed, copies
+from test_strategies import NETWORKS, STEPPED
 from torch.utils.data import DataLoader
 
 from medtransfer.app import App
@@ -23,10 +23,10 @@ from medtransfer.strategies.base import Strategy
 from medtransfer.tasks.base import Task
 from medtransfer.tasks.optimizing import optimizer_factory
 from medtransfer.tasks.schedulers import Constant
+from medtransfer.testing.small import ADAM, SIGN_STEPS
+from medtransfer.testing.watching import Modes, awake_by_step, changed, copies
 
 SIZE = 64  # two pixels at stride 32: one would be normalised to nothing
-SIGN_STEPS = {"_target_": "torch.optim.Rprop", "lr": 0.01}  # move all that has a gradient
-ADAM = {"_target_": "torch.optim.AdamW", "lr": 0.003, "weight_decay": 0.01}
 EPOCHS = 2
 # What comes after the last feature map has no part in a dense task, and so no gradient.
 AFTER_THE_MAPS = {
@@ -136,7 +136,7 @@ def test_two_steps_change_what_is_declared_and_nothing_else(dense, name, network
     assert sorted(held) == sorted(id(task.get_parameter(n)) for n in declared)
     certificate.verify(task)
 
-    expected = awake_by_step(task, strategy.policy)
+    expected = awake_by_step(task, strategy, strategy.policy)
     assert modes.seen == expected
     moved = changed(buffers, dict(task.named_buffers())) - {"threshold"}
     awake = expected[0] | expected[1]

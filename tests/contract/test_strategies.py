@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from torch import nn
@@ -15,6 +14,9 @@ from medtransfer.components import build, locate
 from medtransfer.errors import ConfigError
 from medtransfer.strategies.base import Strategy
 from medtransfer.strategies.solved import Solved
+from medtransfer.testing import strategies as checks
+from medtransfer.testing.small import SIGN_STEPS
+from medtransfer.testing.watching import awake, batch_norms, changed
 
 CONF = Path(__file__).parents[2] / "conf"
 TARGETS = {p.stem: OmegaConf.load(p)._target_ for p in (CONF / "strategy").glob("*.yaml")}
@@ -30,27 +32,6 @@ every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 every_network = pytest.mark.parametrize("network", NETWORKS)
 
 
-class Modes(pl.Callback):
-    """Notes which modules train, in each step."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_before_backward(self, _trainer, pl_module, *_):
-        self.seen.append({name for name, module in pl_module.named_modules() if module.training})
-
-
-class Waker(pl.Callback):
-    """Puts the backbone to train mode between epochs, as some callbacks do."""
-
-    def on_train_epoch_end(self, _trainer, pl_module):
-        pl_module.backbone.train()
-
-
-def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    return {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
-
-
 def statistics(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return a copy of what batch normalisation in the backbone has counted."""
     names = ("running_mean", "running_var", "num_batches_tracked")
@@ -59,14 +40,6 @@ def statistics(model: nn.Module) -> dict[str, torch.Tensor]:
         for name, layer in batch_norms(model).items()
         for key in names
     }
-
-
-def copies(tensors) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors}
-
-
-def changed(before, after) -> set[str]:
-    return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 @contextmanager
@@ -82,114 +55,32 @@ def inputs_of(layers: dict[str, nn.Module]):
         hook.remove()
 
 
-def awake_by_step(task, policy: str) -> list[set[str]]:
-    """Return the modules that should train in each of the two steps that `fit` takes."""
-    strategy = task.strategy_
-    return [
-        awake(task, strategy.trainable_in(task, strategy.phase(progress)), policy)
-        for progress in (0.0, 0.5)
-    ]
-
-
-def awake(model: nn.Module, trainable: set[str], policy: str) -> set[str]:
-    """Return the modules that should train: those outside of every wholly frozen subtree."""
-    learning = {id(model.get_parameter(name)) for name in trainable}
-    frozen_trees = []
-    for name, module in model.named_modules():
-        own = {id(p) for p in module.parameters()}
-        if name and own and not learning & own:
-            frozen_trees.append(name)
-    resting = set() if policy == "train" else set(batch_norms(model.backbone))
-    return {
-        name
-        for name, _ in model.named_modules()
-        if not any(name == tree or name.startswith(f"{tree}.") for tree in frozen_trees)
-        and name.removeprefix("backbone.") not in resting
-    }
-
-
 @every_network
 @every_stepped
-def test_two_steps_change_what_is_declared_and_nothing_else(name, network, make_task, fit):
-    task = make_task(name, network)
-    task.strategy_.setup(task, [], statistics=True)
-    declared = task.strategy_.trainable(task)
-    policy = task.strategy_.resolve_batchnorm(statistics=True)
-    parameters, buffers = copies(task.named_parameters()), copies(task.named_buffers())
-    modes = Modes()
-
-    trainer = fit(task, modes)
-
-    # Every parameter of these three networks takes part in the embedding, so all have a gradient.
-    assert changed(parameters, dict(task.named_parameters())) == declared
-    assert {n for n, p in task.named_parameters() if p.requires_grad} == declared
-
-    held = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
-    assert len(held) == len(declared)
-    assert {id(p) for p in held} == {id(task.get_parameter(n)) for n in declared}
-
-    expected = awake_by_step(task, policy)
-    assert modes.seen == expected
-
-    moved = changed(buffers, dict(task.named_buffers())) - {"threshold"}
-    assert moved == {
-        n
-        for n in buffers
-        if "running" in n or "tracked" in n
-        if n.rpartition(".")[0] in expected[0] | expected[1]
-    }
+def test_two_steps_change_what_is_declared_and_nothing_else(name, network, begun):
+    checks.changes_what_it_declares(begun(name, network, SIGN_STEPS))
 
 
 @every_network
 @every_strategy
-def test_frozen_parts_stay_in_eval_when_the_model_is_put_to_train_mode(name, network, make_task):
-    task = make_task(name, network)
-    task.strategy_.setup(task, [], statistics=True)
-    policy = task.strategy_.resolve_batchnorm(statistics=True)
-    expected = awake_by_step(task, policy)[0]
-
-    task.eval()
-    assert not any(module.training for module in task.modules())
-    task.train()
-    assert {n for n, m in task.named_modules() if m.training} == expected
+def test_frozen_parts_stay_in_eval_when_the_model_is_put_to_train_mode(name, network, begun):
+    checks.rests_in_train_mode(begun(name, network))
 
 
 @every_stepped
-def test_a_callback_cannot_wake_what_rests(name, make_task, fit):
-    task = make_task(name, "test_resnet")
-    task.strategy_.setup(task, [], statistics=True)
-    policy = task.strategy_.resolve_batchnorm(statistics=True)
-    modes = Modes()
-    fit(task, Waker(), modes)
-    assert modes.seen == awake_by_step(task, policy)
+def test_a_callback_cannot_wake_what_rests(name, begun):
+    checks.cannot_be_woken(begun(name, "test_resnet", SIGN_STEPS))
 
 
 @every_strategy
-def test_the_head_always_learns(name, make_task):
-    task = make_task(name, "test_vit")
-    task.strategy_.setup(task, [], statistics=True)
-    head = {n for n, _ in task.named_parameters() if n.startswith("head.")}
-    assert head <= task.strategy_.trainable(task)
+def test_the_head_always_learns_and_in_the_end_all_that_is_declared(name, begun):
+    checks.declares(begun(name, "test_vit"))
 
 
 @every_network
 @every_solved
-def test_a_solved_head_changes_the_head_and_nothing_else(name, network, make_task):
-    task = make_task(name, network)
-    task.strategy_.setup(task, [], statistics=True)
-    before = copies(task.backbone.state_dict().items())
-    features = torch.randn(40, task.backbone.embedding_size)
-    targets = torch.arange(40) % 2
-    features[:, 0] += 5 * targets  # two clusters
-
-    def score() -> float:
-        return float((task.head.eval()(features).argmax(1) == targets).float().mean())
-
-    chosen = task.strategy_.fit_head(task, features, targets, None, score)
-
-    assert chosen
-    assert score() == 1
-    assert not changed(before, task.backbone.state_dict())
+def test_a_solved_head_changes_the_head_and_nothing_else(name, network, begun):
+    checks.solves_the_head(begun(name, network))
 
 
 @every_strategy

@@ -6,6 +6,7 @@ from medtransfer.errors import (
     CertificateError,
     ConfigError,
     DivergedError,
+    ExportError,
     LaunchError,
     LeakageError,
     MedtransferError,
@@ -51,7 +52,7 @@ def test_every_error_of_the_family_survives_the_way_between_processes(cls):
 def test_only_leakage_and_what_a_trial_runs_into_have_exit_codes_of_their_own(cls):
     assert issubclass(cls, MedtransferError)
     ran_into = {CertificateError, DivergedError, LaunchError, ParallelError, TooLargeError}
-    own = {LeakageError: 3} | dict.fromkeys({*ran_into, UndeliveredError}, 1)
+    own = {LeakageError: 3} | dict.fromkeys({*ran_into, UndeliveredError, ExportError}, 1)
     assert cls("x").exit_code == own.get(cls, 2)
 
 

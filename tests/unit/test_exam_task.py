@@ -35,8 +35,15 @@ class Half(nn.Module):
 
     embedding_size = 2
 
+    def __init__(self):
+        super().__init__()
+        self.level = nn.AvgPool2d(4)
+
+    def place(self):
+        return "level", 1
+
     def features(self, images):
-        level = nn.functional.avg_pool2d(images, 4)
+        level = self.level(images)
         halves = [half.mean((1, 2, 3)) for half in level.chunk(2, dim=3)]
         return torch.stack(halves, 1), [images, level]
 
@@ -291,9 +298,29 @@ def test_what_has_no_gradient_by_place_has_no_heat_map(kind):
 
 
 def test_a_level_of_one_place_has_no_heat_map():
-    level = torch.rand(2, 3, 1, 1, requires_grad=True)
-    assert grad_cam(level, level.sum()) is None
-    assert grad_cam(torch.rand(2, 3, 4, 4, requires_grad=True), level.sum()) is None
+    backbone = Half()
+    backbone.level = nn.AvgPool2d(SIZE)
+    images = torch.rand(2, 1, SIZE, SIZE)
+    assert grad_cam(backbone, images, lambda x: backbone.level(x)[:, 0, 0], 0) is None
+
+
+def test_a_score_that_does_not_pass_the_level_has_no_heat_map():
+    images = torch.rand(2, 1, SIZE, SIZE)
+    assert grad_cam(Half(), images, lambda x: x.mean((2, 3)), 0) is None
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
+def test_heat_has_the_grid_of_the_network_and_leaves_it_as_it_was(name):
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, 1, 96).eval()
+    images = torch.rand(2, 1, 96, 96)
+    before = repr(backbone), backbone.embed(images)
+    heat = grad_cam(backbone, images, backbone.embed, 3)
+    assert heat.shape[0] == 2
+    assert heat.shape[1] == heat.shape[2] > 1
+    assert heat.max() == pytest.approx(1)
+    assert repr(backbone) == before[0]
+    torch.testing.assert_close(backbone.embed(images), before[1], rtol=0, atol=0)
 
 
 CHOICES = {"neighbours": (3,), "C": (1.0,), "max_features": (1.0,), "trees": 5}

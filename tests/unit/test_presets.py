@@ -114,7 +114,7 @@ def test_doerrich_is_as_its_authors_state_it(trials):
         assert (trial.trainer.max_epochs, trial.trainer.batch_size) == (100, 64)
         assert trial.trainer.early_stopping.patience == 5
         assert (chosen.metric, chosen.mode) == ("loss", "min")
-        halfway = [chosen.schedule.factor(share) for share in (0, 0.5, 1)]
+        halfway = [build(trial.scheduler, Scheduler).factor(share) for share in (0, 0.5, 1)]
         assert halfway == pytest.approx([1, 0.5, 0])
     tuned, probe, neighbours, solved = swept[:4]
     assert (tuned.strategy["backbone_lr"], tuned.strategy["head_lr"]) == (1, 1)

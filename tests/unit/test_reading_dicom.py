@@ -2,6 +2,7 @@ import logging
 import struct
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from PIL import Image as PILImage
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
-from pydicom.pixels import apply_color_lut, apply_voi_lut, get_decoder, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
+from pydicom.pixels import apply_color_lut, apply_voi_lut, pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medtransfer.data.reading import dicom
 from medtransfer.data.reading.base import Identity, Reading, frames, identity, read, spacing
@@ -390,12 +391,21 @@ def test_files_of_other_kinds_have_no_pixels(name):
         read(given(name), None, AUTO)
 
 
-@pytest.mark.skipif(get_decoder(JPEGLSLossless).is_available, reason="the codec is installed")
-def test_a_codec_that_is_missing_is_named_with_what_to_install():
+def test_a_codec_that_is_missing_is_named_with_what_to_install(monkeypatch):
     path = given("MR_small_jpeg_ls_lossless.dcm")
+    missing = SimpleNamespace(is_available=False, missing_dependencies=["pyjpegls"])
+    monkeypatch.setattr(dicom, "get_decoder", lambda _: missing)
     with pytest.raises(DataError, match="its transfer syntax is JPEG-LS Lossless") as caught:
         read(path, None, AUTO)
+    assert "medtransfer[dicom]" in caught.value.remedy
     assert "pyjpegls" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"])
+def test_compressed_files_are_what_they_were_with_the_codecs_of_the_extra(name):
+    np.testing.assert_array_equal(
+        read(given(name), None, AUTO), read(given("MR_small.dcm"), None, AUTO)
+    )
 
 
 def test_a_kind_that_no_codec_knows_is_not_called_missing(tmp_path):

@@ -45,7 +45,7 @@ def test_one_file_stays_or_none(strategy, kept, prepared, folder):
 def test_with_it_and_its_weights_the_model_is_what_it_was(overrides, prepared, folder):
     lived = live(prepared, *overrides)
     content = torch.load(folder / "best.ckpt", weights_only=True)
-    assert set(content) == {"state_dict", "epoch", "frozen_sha256"}
+    assert set(content) == {"state_dict", "epoch", "frozen_sha256", "spec", "head", "near"}
     assert content["epoch"] == lived.final["best/epoch"]
 
     fresh = prepared(*overrides)

@@ -84,3 +84,10 @@ class Backbone(nn.Module, ABC):
         The first one takes normalised images. Empty where the network is no such chain.
         """
         return ()
+
+    def place(self) -> tuple[str, int] | None:
+        """Return the last layer whose output has places, by its name, and its channels.
+
+        The embedding must come from that output. None where there is no such layer.
+        """
+        return None

@@ -88,6 +88,11 @@ class _Stack(Backbone):
         """See `Backbone.stages`."""
         return tuple(self.layers)
 
+    def place(self) -> tuple[str, int] | None:
+        """See `Backbone.place`: the last layer, where it has places."""
+        last = len(self.layers) - 1
+        return (f"layers.{last}", self.embedding_size) if self.channels else None
+
 
 class ConvEncoder(_Stack):
     """Convolution, units, pooling, and again: each layer halves the resolution.

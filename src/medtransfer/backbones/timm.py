@@ -117,6 +117,25 @@ class TimmBackbone(Backbone):
         first = nn.Sequential(model.maxpool, model.layer1)
         return (stem, first, model.layer2, model.layer3, model.layer4)
 
+    def place(self) -> tuple[str, int] | None:
+        """See `Backbone.place`: what timm says the last level comes from.
+
+        Of a transformer it is the norm before the last attention: of what comes after, only the
+        class token may reach the embedding.
+        """
+        levels = getattr(self.model, "feature_info", None)
+        if self.margin is not None or not levels:
+            return None
+        last = levels[-1] if isinstance(levels, list) else levels.info[-1]
+        name = f"model.{last['module']}"
+        try:
+            layer = self.get_submodule(name)
+        except AttributeError:
+            return None
+        if isinstance(getattr(layer, "norm1", None), nn.Module) and hasattr(layer, "attn"):
+            name += ".norm1"
+        return name, int(last["num_chs"])
+
     def _measure(self, image_size: int, pad_to: int | None) -> None:
         """Take channels and strides from a pass: what timm declares is rounded for some models.
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
@@ -62,30 +61,54 @@ def train(app: App, overrides: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    done: _Done = app.run(_alone, overrides)
+    done = run_one(app.compose(overrides))
     console.out.print(_metrics_table(done.label, done.metrics))
     _say_where(done.store, done.config, done.run_id)
     return 0
 
 
 def train_many(app: App, overrides: Sequence[str]) -> int:
+    """Run a sweep and show its answer.
+
+    Returns:
+        The exit code: 0, or 1 when a trial failed.
+    """
+    ended = run_many(app, overrides)
+    return 1 if ended is not None and ended.failed else 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A sweep that was run.
+
+    Attributes:
+        study_id: Its id.
+        failed: Whether a trial failed.
+    """
+
+    study_id: str
+    failed: bool
+
+
+def run_many(app: App, overrides: Sequence[str]) -> Ended | None:
     """Run a sweep under one parent run, and end it with the answer.
 
     A trial that fails does not end the sweep. A study that has a name and is there already goes on:
     what is finished in it stays as it is.
 
     Returns:
-        The exit code: 0, or 1 when a trial failed.
+        What there is now; None after a dry run.
     """
     from medtransfer.analysis.load import parents_of
+    from medtransfer.commands.plan import show_plan
     from medtransfer.commands.report import answer
     from medtransfer.commands.summaries import summarise
 
     plan = app.plan(overrides)
     config, metric, found = _check_all(app, plan)
     if config.study.dry_run:
-        _show_plan(plan, config)
-        return 0
+        show_plan(app, plan)
+        return None
     store = open_configured(config)
     question = redact(signature(overrides))
     before = _before(store, config, question)
@@ -145,7 +168,7 @@ def train_many(app: App, overrides: Sequence[str]) -> int:
         console.say(f"{again} of them had failed (study.retry_failed=true tries them again)")
     failed = any(outcome.status != "FINISHED" for outcome in outcomes)
     _say_where(store, config, study_id)
-    return 1 if failed else 0
+    return Ended(study_id, failed)
 
 
 def _before(store: Store, config: TrainConfig, question: str) -> Run | None:
@@ -208,23 +231,18 @@ def _protocol(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
     return told | {"version": __version__, "command": [redact(each) for each in overrides]}
 
 
-def _show_plan(plan: Plan, config: TrainConfig) -> None:
-    """Show what a study would do."""
-    table = Table(title="Nothing was run", title_justify="left", box=SIMPLE_HEAD)
-    for title in ("", "trials"):
-        table.add_column(title, justify="right" if title else "left")
-    final = len(plan.jobs)
-    table.add_row("that tune, on validation data alone", f"{plan.trials - final}")
-    table.add_row("final, each opens the test set once", f"{final}")
-    table.add_row("together", f"{plan.trials}")
-    console.out.print(table)
-    steps = config.trainer.max_steps
-    each = f"{steps} steps" if steps else f"{config.trainer.max_epochs} epochs"
-    console.say(f"each of at most {each}; varied: {', '.join(plan.swept) or 'nothing'}")
-
-
 @dataclass(frozen=True)
-class _Done:
+class Finished:
+    """A trial that was run by itself.
+
+    Attributes:
+        label: What MLflow's pages call it.
+        run_id: MLflow's id.
+        metrics: All of them by name, such as `test/auroc` and `cost/train_seconds`.
+        store: Where it lies.
+        config: What it was run by.
+    """
+
     label: str
     run_id: str
     metrics: dict[str, float]
@@ -232,8 +250,12 @@ class _Done:
     config: TrainConfig
 
 
-def _alone(values: DictConfig) -> _Done:
-    composed = Composed.of_job(values)
+def run_one(composed: Composed) -> Finished:
+    """Run one trial.
+
+    Raises:
+        MedtransferError: If it cannot be run, or has failed.
+    """
     config = composed.typed(TrainConfig)
     from medtransfer.execution import execute
     from medtransfer.run import prepare
@@ -248,7 +270,7 @@ def _alone(values: DictConfig) -> _Done:
         reporter.start(label, unit=unit_of(config))
         metrics = execute(trial, run)
         reporter.finish("finished")
-    return _Done(label, run.run_id, metrics, store, config)
+    return Finished(label, run.run_id, metrics, store, config)
 
 
 @dataclass(frozen=True)

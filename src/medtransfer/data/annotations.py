@@ -64,6 +64,19 @@ class Fit:
         moved = boxes.boxes.astype(np.float64) * scale + shift
         return Boxes(moved.astype(np.float32), boxes.labels, (self.size, self.size))
 
+    def mask_back(self, mask: Mask, height: int, width: int) -> Mask:
+        """Return what a mask of the square says of an image of this height and width."""
+        picture = PILImage.fromarray(np.ascontiguousarray(mask[self.place]))
+        return np.asarray(picture.resize((width, height), PILImage.Resampling.NEAREST))
+
+    def boxes_back(self, boxes: Boxes, height: int, width: int) -> Boxes:
+        """Return boxes of the square in an image of this height and width, cut at its edges."""
+        scale = np.asarray([self.width / width, self.height / height] * 2)
+        shift = np.asarray([self.left, self.top] * 2)
+        moved = (boxes.boxes.astype(np.float64) - shift) / scale
+        moved = moved.clip(0, [width, height] * 2).astype(np.float32)
+        return Boxes(moved, boxes.labels, (height, width))
+
 
 def check_mask(mask: Mask, size: tuple[int, int], classes: int, file: str) -> None:
     """Refuse a mask that does not fit its image.

@@ -127,6 +127,18 @@ class DetectionHead(Head):
         return found
 
     @abstractmethod
+    def everything(self, levels: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return every box that the detector considers, whatever its score, unsuppressed.
+
+        Args:
+            levels: The backbone's pyramid, (N, channels[i], ...).
+            size: Height and width of the images in pixels.
+
+        Returns:
+            Boxes (N, A, 4) in pixels, within the image, and the score of each class, (N, A, K).
+        """
+
+    @abstractmethod
     def raw_losses(
         self, features: list[Tensor], size: tuple[int, int], targets: Targets
     ) -> dict[str, Tensor]:

@@ -107,14 +107,14 @@ class ExamPooling(ExamHead):
     ) -> Tensor:
         """See `ExamHead.forward`."""
         if exam is None:
-            exam = torch.arange(len(embedding), device=embedding.device)
+            exam = torch.arange(embedding.shape[0], device=embedding.device)
         if self.pooling != "late_fusion":
             return cast("Tensor", self.classifier(self.pool(embedding, exam)))
         each = self.classifier(embedding).unflatten(1, (self.views, -1))
         mean = each.mean(1)
         if view is not None:
             known = (view >= 0)[:, None]
-            own = each[torch.arange(len(view), device=view.device), view.clamp(min=0)]
+            own = each[torch.arange(view.shape[0], device=view.device), view.clamp(min=0)]
             mean = torch.where(known, own, mean)
         return _total(mean.float() * self._shares(embedding, exam)[:, None], exam)
 
@@ -181,6 +181,8 @@ class Attention(nn.Module):
 
 
 def _exams(exam: Tensor) -> int:
+    if torch.compiler.is_exporting():
+        return 1  # an exported model takes one exam at a time, and has no numbers to read
     return int(exam[-1]) + 1  # ascending
 
 
@@ -191,7 +193,7 @@ def _total(values: Tensor, exam: Tensor) -> Tensor:
 
 def _count(exam: Tensor) -> Tensor:
     """Return for each image how many its exam has, (M,) float32."""
-    return torch.bincount(exam)[exam].float()
+    return _total(torch.ones_like(exam, dtype=torch.float32)[:, None], exam)[exam, 0]
 
 
 def _softmax(values: Tensor, exam: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import detection as torchvision_models
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 from torchvision.ops.poolers import LevelMapper
 
 from medtransfer.heads.detection import (
@@ -166,6 +167,25 @@ class FasterRCNN(DetectionHead):
         """See `DetectionHead.candidates`."""
         with _mode(self.detector, training=False):
             return self._both(features, size, None)[0]
+
+    def everything(self, levels: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See `DetectionHead.everything`: of one image, a box for each class of each proposal.
+
+        Proposals themselves are suppressed: that is part of how the second stage sees the image.
+        """
+        features = self.pyramid(levels, size)
+        named = {str(k): level for k, level in enumerate(features)}
+        with _mode(self.detector, training=False):
+            (proposals,), _ = self.detector.rpn(images(features, size), named, None)
+        second = self.detector.roi_heads
+        regions = second.box_head(second.box_roi_pool(named, [proposals], [size]))
+        logits, deltas = second.box_predictor(regions)
+        decoded = second.box_coder.decode(deltas, [proposals])[:, 1:]
+        scores = logits.softmax(1)[:, 1:]
+        # a box is of one class here, and has no score in the others
+        alone = scores[..., None] * torch.eye(scores.shape[1], device=scores.device)
+        boxes = clip_boxes_to_image(decoded.flatten(0, 1), size)
+        return boxes[None], alone.flatten(0, 1)[None]
 
     def _both(
         self, features: list[Tensor], size: tuple[int, int], targets: Targets | None

@@ -89,7 +89,7 @@ class Pyramid(nn.Module):
         height, width = canvas(size)
 
         def without_channels(stride: int) -> Tensor:
-            return levels[0].new_zeros(len(levels[0]), 0, height // stride, width // stride)
+            return levels[0].new_zeros(levels[0].shape[0], 0, height // stride, width // stride)
 
         return [
             self._placed(levels, 2, size) if self.stem else without_channels(2),

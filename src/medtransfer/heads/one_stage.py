@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from numpy.typing import ArrayLike
 from pydantic import Field
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import detection as torchvision_models
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import clip_boxes_to_image
 
 from medtransfer.heads.detection import (
     ALL,
@@ -56,6 +57,25 @@ class _OneStage(DetectionHead):
             by_level, anchors_by_level, [size] * len(anchors)
         )
         return found
+
+    def everything(self, levels: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """See `DetectionHead.everything`: a box for each anchor."""
+        features = self.pyramid(levels, size)
+        outputs = {name: each.float() for name, each in self.detector.head(features).items()}
+        one = images([each[:1] for each in features], size)
+        (anchors,) = self.detector.anchor_generator(one, features)  # alike for all images
+        deltas = outputs["bbox_regression"]
+        of_all = anchors.expand_as(deltas).flatten(0, 1)
+        boxes = self._decoded(deltas.flatten(0, 1), of_all).view_as(deltas)
+        return clip_boxes_to_image(boxes, size), self._scores(outputs)
+
+    @abstractmethod
+    def _decoded(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Return boxes (n, 4) of what was regressed for anchors (n, 4)."""
+
+    @abstractmethod
+    def _scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Return the score of each class for each anchor, (N, A, K)."""
 
     @abstractmethod
     def _compared(
@@ -141,6 +161,12 @@ class RetinaNet(_OneStage):
             topk_candidates=candidates,
         )
 
+    def _decoded(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        return cast("Tensor", self.detector.box_coder.decode_single(deltas, anchors))
+
+    def _scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        return outputs["cls_logits"].sigmoid()
+
     def _compared(
         self,
         targets: Targets,
@@ -214,6 +240,13 @@ class FCOS(_OneStage):
             detections_per_img=ALL,
             topk_candidates=candidates,
         )
+
+    def _decoded(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        return cast("Tensor", self.detector.box_coder.decode(deltas, anchors))
+
+    def _scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        inside, central = outputs["cls_logits"].sigmoid(), outputs["bbox_ctrness"].sigmoid()
+        return (inside * central).sqrt()
 
     def _compared(
         self,

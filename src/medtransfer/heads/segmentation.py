@@ -66,7 +66,7 @@ class Decoded(SegmentationHead):
         if self.coarsest != 32:
             whole = (height // self.coarsest, width // self.coarsest)
             found[-1] = interpolate(found[-1], whole, mode="bilinear", align_corners=False)
-        empty = found[0].new_zeros(len(found[0]), 0, height, width)
+        empty = found[0].new_zeros(found[0].shape[0], 0, height, width)
         try:
             logits = self.decoded([empty, *found]).float()
         except ValueError as error:

@@ -169,6 +169,9 @@ class Strategy(ABC):
         """
         return {}
 
+    def reopen(self, model: nn.Module) -> None:
+        """Give a new model the form in which `finish` has left one whose values are put into it."""
+
     def state(self) -> dict[str, Any]:
         """Return what a resumed run could not find out again, in tensors and plain values."""
         return {}

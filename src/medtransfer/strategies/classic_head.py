@@ -54,6 +54,10 @@ class ClassicHead(Solved):
         self.outputs = outputs.shape[1]
         _place(model, Fitted(self.outputs))
 
+    def reopen(self, model: nn.Module) -> None:
+        """See `Strategy.reopen`."""
+        self.begin(model)
+
     def trainable(self, model: nn.Module) -> set[str]:  # noqa: ARG002
         """See `Strategy.trainable`; nothing of such a head is a parameter."""
         return set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +22,7 @@ from medtransfer.heads.base import Head
 from medtransfer.strategies import freezing
 from medtransfer.strategies.base import Strategy
 from medtransfer.tasks.examples import Examples
+from medtransfer.tasks.judgement import Judgement
 from medtransfer.tasks.optimizing import MakeOptimizer, scheduled, total_steps
 from medtransfer.tasks.schedulers import Scheduler
 
@@ -108,6 +109,21 @@ class Task(pl.LightningModule, ABC):
 
         What is kept holds `index` and whatever `evaluate` and `columns` need.
         """
+
+    @abstractmethod
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Return what the model says of images (N, C, H, W) in [0, 1], each under its name.
+
+        This is what an exported model returns: probabilities, before any threshold or suppression.
+        """
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """Return what speaks for each class in images (N, C, H, W), (N, K), with gradients."""
+        return cast("Tensor", self(images).float())
+
+    @abstractmethod
+    def judge(self, batch: Batch) -> list[Judgement]:
+        """Return what is said of each case of a batch of images; their targets have no say."""
 
     @abstractmethod
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head, VectorHead
 from medtransfer.tasks.base import Direction, Stage, Task
 from medtransfer.tasks.examples import Case, Examples
+from medtransfer.tasks.judgement import Judgement, by_name
 from medtransfer.tasks.losses import ClassLoss
 
 DIRECTIONS: dict[str, Direction] = {
@@ -116,11 +117,30 @@ class Classification(Task):
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
         return cast("Tensor", self.head(self.backbone.embed(images)))
 
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Task.outputs`: `scores`, the probability of each class, (N, K)."""
+        return {"scores": self(images).float().softmax(1)}
+
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task.step`; keeps `scores`, the probabilities (N, K), and `target`."""
         logits = self.head(self.embedding(batch)).float()
         kept = {"index": batch["index"], **judged(logits, batch["target"])}
         return self.loss(logits, batch["target"]), kept
+
+    def judge(self, batch: Batch) -> list[Judgement]:
+        """See `Task.judge`: the likeliest class, or of two the one that `threshold` says."""
+        scores = self.outputs(batch["image"])["scores"].cpu()
+        return [
+            Judgement(index, self._said(each))
+            for index, each in zip(batch["index"].tolist(), scores, strict=True)
+        ]
+
+    def _said(self, scores: Tensor) -> dict[str, str | float | int]:
+        names = self.spec.class_names
+        called = int(scores.argmax())
+        if len(names) == 2:
+            called = int(scores[1] >= self.get_buffer("threshold").cpu())
+        return {"predicted": names[called], **by_name(names, scores)}
 
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
         """See `Task.evaluate`; `loss` is the negative log-likelihood, whatever was trained."""

@@ -23,6 +23,7 @@ from medtransfer.tasks import box_metrics
 from medtransfer.tasks.base import Direction, Stage, Task
 from medtransfer.tasks.box_metrics import Truth
 from medtransfer.tasks.examples import Case, Examples, Panel, extremes
+from medtransfer.tasks.judgement import Judgement
 
 METRICS = (
     *("map", "ap50", "ap75", "froc", "count_error"),
@@ -88,6 +89,11 @@ class Detection(Task):
         """Return what is found in images (N, C, H, W) in [0, 1]."""
         return self.detector.detect(self.backbone.pyramid(images), self._size)
 
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Task.outputs`: every candidate, see `DetectionHead.everything`."""
+        boxes, scores = self.detector.everything(self.backbone.pyramid(images), self._size)
+        return {"boxes": boxes, "scores": scores}
+
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task.step`; keeps what is found and what there is to find, each with its image."""
         levels = self.levels(batch)
@@ -108,6 +114,26 @@ class Detection(Task):
             "true_image": _repeat(index, [len(each) for each in labels]),
         }
         return index.new_zeros((), dtype=torch.float32), kept  # it has a loss in training alone
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """See `Task.evidence`: the sum of the scores that are reported, before suppression."""
+        threshold = float(self.get_buffer("threshold"))
+        each = [self.outputs(image[None])["scores"][0] for image in images]
+        return torch.stack([(scores * (scores >= threshold)).sum(0) for scores in each])
+
+    def judge(self, batch: Batch) -> list[Judgement]:
+        """See `Task.judge`: what is found with a score of `threshold` or more, and its number."""
+        threshold = float(self.get_buffer("threshold"))
+        return [
+            self._said(index, each.above(threshold))
+            for index, each in zip(batch["index"].tolist(), self(batch["image"]), strict=True)
+        ]
+
+    def _said(self, index: int, found: Detections) -> Judgement:
+        boxes, labels, scores = (each.cpu().numpy() for each in found)
+        counts = np.bincount(labels, minlength=len(self.spec.class_names)).tolist()
+        values = {f"found_{n}": c for n, c in zip(self.spec.class_names, counts, strict=True)}
+        return Judgement(index, values, boxes=Boxes(boxes, labels), scores=scores)
 
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
         """See `Task.evaluate`."""

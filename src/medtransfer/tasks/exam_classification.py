@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from medtransfer.tasks.base import Direction, Stage
 from medtransfer.tasks.classification import DIRECTIONS, Classification, judged
 from medtransfer.tasks.examples import Case, Examples, Panel
 from medtransfer.tasks.heat import grad_cam
+from medtransfer.tasks.judgement import Judgement
 
 IMAGE = "image_"
 OF_IMAGES = ("auroc", "average_precision", "accuracy", "balanced_accuracy")
@@ -53,6 +55,26 @@ class ExamClassification(Classification):
         """Return logits (N, K) of the images (M, C, H, W) of N exams; see `ExamHead.forward`."""
         return cast("Tensor", self.head(self.backbone.embed(images), exam, view))
 
+    def outputs(self, images: Tensor, view: Tensor | None = None) -> dict[str, Tensor]:
+        """See `Task.outputs`; of the images of one exam, (M, C, H, W).
+
+        Args:
+            images: All of the exam.
+            view: Their positions in `DataSpec.views`, (M,), -1 where it is none; None: all -1.
+
+        Returns:
+            `scores`, the probability of each class, (1, K), and `weights`, how much each image
+            counts, (M,).
+        """
+        embedding = self.backbone.embed(images)
+        exam = images.new_zeros(images.shape[0], dtype=torch.int64)
+        view = exam - 1 if view is None else view
+        head = cast("ExamHead", self.head)
+        return {
+            "scores": head(embedding, exam, view).float().softmax(1),
+            "weights": head.weights(embedding, exam, view).float(),
+        }
+
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task.step`; an exam's `index` is that of its first image.
 
@@ -78,6 +100,23 @@ class ExamClassification(Classification):
         }
         kept = {"index": index, **judged(logits, target)}
         return loss, kept | {IMAGE + name: values for name, values in images.items()}
+
+    def evidence(self, images: Tensor, view: Tensor | None = None) -> Tensor:
+        """See `Task.evidence`: of the images of one exam, (1, K)."""
+        view = torch.full((len(images),), -1) if view is None else view
+        return self._evidence((), view, images)
+
+    def judge(self, batch: Batch) -> list[Judgement]:
+        """See `Task.judge`: of each exam, and how much each of its images counts."""
+        found = []
+        for number in batch["exam"].unique().tolist():
+            mine = batch["exam"] == number
+            index = batch["index"][mine].tolist()
+            said = self.outputs(batch["image"][mine], batch["view"][mine])
+            weights = dict(zip(index, said["weights"].tolist(), strict=True))
+            values = self._said(said["scores"][0].cpu())
+            found.append(Judgement(index[0], values, weights=weights))
+        return found
 
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:
         """See `Task.evaluate`."""
@@ -130,23 +169,17 @@ class ExamClassification(Classification):
     def _heat(self, data: Data, index: Tensor, view: Tensor, predicted: int) -> Tensor | None:
         """Return heat maps of an exam's first images, up to `SHOWN`, from all of its images."""
         batches = data.views(index.numpy(), None, count=1, batch_size=SHOWN, workers=0)
-        parts: list[Tensor] = []
-        levels: list[Tensor] = []
-        for batch in batches:
-            images = batch["image"].to(self.device)
-            if parts:
-                parts.append(self.backbone.embed(images))
-                continue
-            with torch.enable_grad():
-                # the images learn nothing; without them no gradient passes a frozen backbone
-                embedding, levels = self.backbone.features(images.requires_grad_())
-            parts.append(embedding)
-        with torch.enable_grad():
-            together = torch.cat(parts)
-            exam = torch.zeros(len(together), dtype=torch.int64, device=self.device)
-            logits = self.head(together, exam, view.to(self.device)).float()
-            heat = grad_cam(levels[-1], logits[0, predicted]) if levels else None
+        first, *rest = (batch["image"].to(self.device) for batch in batches)
+        with torch.no_grad():
+            others = [self.backbone.embed(images) for images in rest]
+        heat = grad_cam(self.backbone, first, partial(self._evidence, others, view), predicted)
         return None if heat is None else heat.cpu()
+
+    def _evidence(self, others: Sequence[Tensor], view: Tensor, images: Tensor) -> Tensor:
+        """Return the logits of an exam, (1, K), of its first images, and embeddings of others."""
+        embedding = torch.cat([self.backbone.embed(images), *others])
+        exam = torch.zeros(len(embedding), dtype=torch.int64, device=self.device)
+        return cast("Tensor", self.head(embedding, exam, view.to(self.device)).float())
 
 
 def _of_images(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from medtransfer.errors import ConfigError
 from medtransfer.heads.base import Head, VectorHead
 from medtransfer.tasks.base import Direction, Stage, Task
 from medtransfer.tasks.examples import Case, Examples, extremes
+from medtransfer.tasks.judgement import Judgement, by_name
 from medtransfer.tasks.label_losses import LabelLoss, label_nll
 
 DIRECTIONS: dict[str, Direction] = {
@@ -74,6 +75,10 @@ class Multilabel(Task):
         """Return logits (N, L) of images (N, C, H, W) in [0, 1]."""
         return cast("Tensor", self.head(self.backbone.embed(images)))
 
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Task.outputs`: `scores`, the probability of each label, (N, L)."""
+        return {"scores": self(images).float().sigmoid()}
+
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Task.step`; keeps `scores`, the probabilities, `target` and `nll`, all (N, L)."""
         logits = self.head(self.embedding(batch)).float()
@@ -85,6 +90,15 @@ class Multilabel(Task):
             "nll": label_nll(logits, target),
         }
         return self.loss(logits, target), kept
+
+    def judge(self, batch: Batch) -> list[Judgement]:
+        """See `Task.judge`: the labels with a probability of one half or more."""
+        names, found = self.spec.class_names, []
+        scores = self.outputs(batch["image"])["scores"].cpu()
+        for index, each in zip(batch["index"].tolist(), scores, strict=True):
+            held = [names[k] for k in (each >= LIKELY).nonzero()[:, 0].tolist()]
+            found.append(Judgement(index, {"predicted": ";".join(held), **by_name(names, each)}))
+        return found
 
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:  # noqa: ARG002
         """See `Task.evaluate`; `loss` is the negative log-likelihood, whatever was trained."""

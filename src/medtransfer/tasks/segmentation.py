@@ -19,6 +19,7 @@ from medtransfer.heads.base import Head
 from medtransfer.heads.segmentation import SegmentationHead
 from medtransfer.tasks.base import Direction, Stage, Task
 from medtransfer.tasks.examples import Case, Examples, Panel, extremes
+from medtransfer.tasks.judgement import Judgement
 from medtransfer.tasks.mask_losses import MaskLoss
 from medtransfer.tasks.mask_metrics import mean_foreground, overlap_metrics, surface_metrics
 
@@ -96,6 +97,13 @@ class Segmentation(Task):
         )
         return cast("Tensor", logits)
 
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Task.outputs`: `scores`, the probability of background and classes at each pixel.
+
+        What was trained on patches takes windows of their size, and whoever runs it slides them.
+        """
+        return {"scores": self._window(images).softmax(1)}
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """See `Task.training_step`; where there are patches, they are all that is seen."""
         if self.patch is not None:
@@ -121,6 +129,23 @@ class Segmentation(Task):
             predicted, mask, classes, tolerance=self.tolerance, ignore_index=IGNORED
         )
         return loss, {"index": batch["index"], "loss": loss.repeat(len(mask)), **values}
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """See `Task.evidence`: the sum over the pixels that are taken for a class.
+
+        As Vinogradova et al. (2020, arXiv 2002.11434) do it.
+        """
+        logits = self(images).float()
+        taken = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1)
+        return cast("Tensor", (logits * taken).sum((2, 3))[:, 1:])
+
+    def judge(self, batch: Batch) -> list[Judgement]:
+        """See `Task.judge`: the likeliest class of each pixel."""
+        masks = self(batch["image"]).argmax(1).to(torch.uint8).cpu().numpy()
+        return [
+            Judgement(index, {}, mask=mask)
+            for index, mask in zip(batch["index"].tolist(), masks, strict=True)
+        ]
 
     def evaluate(self, stage: Stage, kept: Mapping[str, Tensor]) -> dict[str, float]:  # noqa: ARG002
         """See `Task.evaluate`; `loss` is the trained one."""

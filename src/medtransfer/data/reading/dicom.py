@@ -40,6 +40,7 @@ from medtransfer.data.reading.base import (
 from medtransfer.data.reading.dicom_values import GROUPS, in_units, item_of, stored_bits, windowed
 from medtransfer.errors import DataError
 
+CODECS = "pip install 'medtransfer[dicom]'"  # what decodes compressed pixels
 PERSON = ("PatientID", "StudyInstanceUID", "ViewPosition")
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 COLOURS = ("Red", "Green", "Blue")
@@ -171,7 +172,7 @@ def _pixels(data: Dataset, number: int, path: Path) -> NDArray[Any]:
         raise DataError(
             f"image '{path}' cannot be decoded: its transfer syntax is {syntax.name}, and the"
             " installed codecs do not know this kind of it, or its data are damaged",
-            remedy=f"install pylibjpeg with pylibjpeg-libjpeg, or {REMEDY}",
+            remedy=f"{CODECS}, or {REMEDY}",
         ) from None
     require_finite(pixels, path)
     return pixels
@@ -182,7 +183,7 @@ def _no_codec(path: Path, name: str, missing: list[str] | None = None) -> DataEr
     return DataError(
         f"image '{path}' cannot be decoded: its transfer syntax is {name}, and no codec for it is"
         " installed",
-        remedy=f"install one ({codecs}), or save the file uncompressed"
+        remedy=f"{CODECS} (any of {codecs} will do), or save the file uncompressed"
         if codecs
         else "save the file uncompressed, or leave such files out with dataset.on_error=skip",
     )
