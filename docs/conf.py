@@ -23,7 +23,7 @@ from medtransfer.cli import _parser
 project = "medtransfer"
 release = version = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "reports", "**.ipynb_checkpoints"]
 highlight_language = "text"
 
 nb_execution_mode = "off"
@@ -45,6 +45,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 html_static_path = ["_static"]
+html_extra_path = ["reports"]  # whole reports, as the program wrote them, for the gallery
 html_css_files = ["site.css"]
 # what is copied is what one types: no prompt, no output below it
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medtransfer.errors import CertificateError
+from medtransfer.machine import usable_cores
 from medtransfer.strategies.base import Strategy, layer_groups, names_under
 
 MOMENTS = 1000  # at which the phases of a strategy are looked for
@@ -190,7 +192,8 @@ def _moves(module: nn.Module, prefix: str, trainable: set[str], strategy: Strate
 
 
 def _hashes(values: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: _hash(value) for name, value in values.items()}
+    with ThreadPoolExecutor(usable_cores()[0]) as threads:  # hashing lets others run meanwhile
+        return dict(zip(values, threads.map(_hash, values.values()), strict=True))
 
 
 def _hash(value: Tensor) -> str:

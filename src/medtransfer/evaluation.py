@@ -19,6 +19,7 @@ from medtransfer.tasks.base import Task
 from medtransfer.tracking.runs import Run
 
 PASSES = 3  # of one image, when its latency is measured
+_latencies: dict[tuple[object, ...], float] = {}  # in ms, of each network that was measured
 
 
 def evaluate(
@@ -86,9 +87,21 @@ def predictions(model: Task, data: Data, split: Literal["val", "test"]) -> dict[
 
 @torch.no_grad()
 def latency_ms(trial: Trial, settings: machine.Machine) -> float:
-    """Return the median time of one image through backbone and head, after a first one."""
+    """Return the median time of one image through backbone and head, after a first one.
+
+    It is measured once in a process for each network: values do not change it, and the trials of a
+    sweep share theirs.
+    """
     model = trial.model
     device, bf16 = device_of(settings), settings.precision.value == "bf16"
+    network = (repr(model), trial.data.spec.image_size, device.type, bf16, torch.get_num_threads())
+    if network not in _latencies:
+        _latencies[network] = _measured_latency(trial, device, bf16=bf16)
+    return _latencies[network]
+
+
+def _measured_latency(trial: Trial, device: torch.device, *, bf16: bool) -> float:
+    model = trial.model
     model.to(device).eval()
     index = trial.data.cases(trial.data.division.val)[:1]
     (batch,) = trial.data.views(index, None, count=1, batch_size=1, workers=0)

@@ -161,6 +161,10 @@ class Fitted(nn.Module):
         full[:, present] = logits
         return torch.from_numpy(full).to(embedding.device)
 
+    def extra_repr(self) -> str:
+        """See torch's method of this name."""
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+
     def get_extra_state(self) -> dict[str, Any]:
         """See torch's method of this name."""
         return self.settings
