@@ -1,4 +1,4 @@
-"""Servers of a test's own: a PostgreSQL cluster, and an MLflow tracking server.
+"""Servers of a test's own: PostgreSQL, MLflow's tracking server, and a model that it serves.
 
 Each is started as a process, is reachable from this machine alone, and is gone with its `with`.
 """
@@ -138,11 +138,32 @@ class TrackingServer:
 
     def answers(self) -> bool:
         """Whether somebody is at home."""
-        try:
-            with urlopen(f"{self.uri}/health", timeout=1) as reply:
-                return bool(reply.status == 200)
-        except (URLError, OSError):
-            return False
+        return _healthy(self.uri)
+
+
+@contextmanager
+def model_server(model: Path) -> Iterator[str]:
+    """Serve a model of MLflow's, in the environment of the test, and give its address."""
+    address, log = f"http://{LOCALHOST}:{free_port()}", model.with_name("serving.log")
+    command = [
+        *(sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model),
+        *("--env-manager", "local", "--host", LOCALHOST, "--port", address.rpartition(":")[2]),
+    ]
+    with log.open("w") as told:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            stdout=told,
+            stderr=subprocess.STDOUT,
+            # the programs beside this Python are what it starts
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            start_new_session=True,
+        )
+    try:
+        _wait(process, partial(_healthy, address), log)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextmanager
@@ -168,6 +189,14 @@ def _postgres_programs() -> Path:
     if not found:
         pytest.skip("PostgreSQL is not installed")
     return found[-1].parent
+
+
+def _healthy(address: str) -> bool:
+    try:
+        with urlopen(f"{address}/health", timeout=1) as reply:
+            return bool(reply.status == 200)
+    except (URLError, OSError):
+        return False
 
 
 def _accepts(port: int) -> bool:
