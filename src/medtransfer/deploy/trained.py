@@ -93,6 +93,26 @@ def open_trained(
     run = _find(client, name)
     config = _config(client, run, trusted)
     content = _content(run, [output, config.paths.output])
+    model, provenance = rebuild(config, content, run.data.tags.get(TAG + "weights_sha256"))
+    settings = machine.resolve(config.trainer)
+    torch.set_num_threads(int(settings.threads.value))
+    model.to(device_of(settings), memory_format=torch.channels_last).eval()
+    return Trained(run, config, model, model.spec, provenance, settings)
+
+
+def rebuild(
+    config: TrainConfig, content: dict[str, Any], weights_sha256: str | None
+) -> tuple[Task, Provenance]:
+    """Return the model that a checkpoint holds, and where its backbone's values come from.
+
+    Args:
+        config: Of the trial.
+        content: Of the checkpoint; see `Trial.facts` and `Shelf.keep`.
+        weights_sha256: What the weights must be, where the checkpoint does not hold them.
+
+    Raises:
+        WeightsError: If the weights cannot be had any more, or do not belong to it.
+    """
     spec = DataSpec(**content["spec"])
     backbone, provenance = load_backbone(
         config.backbone,
@@ -106,11 +126,8 @@ def open_trained(
     strategy = build(config.strategy, Strategy, trusted=config.trusted_modules)
     model = assemble(config, spec, backbone, content["head"], strategy)
     strategy.reopen(model)
-    _fill(model, content["state_dict"], run.data.tags.get(TAG + "weights_sha256"), provenance)
-    settings = machine.resolve(config.trainer)
-    torch.set_num_threads(int(settings.threads.value))
-    model.to(device_of(settings), memory_format=torch.channels_last).eval()
-    return Trained(run, config, model, spec, provenance, settings)
+    _fill(model, content["state_dict"], weights_sha256, provenance)
+    return model, provenance
 
 
 def find_config(client: MlflowClient, run_id: str) -> dict[str, Any]:
