@@ -63,14 +63,17 @@ def stored(*, quick: bool) -> dict[str, Figure]:
 
 
 def keep(about: Mapping[str, Any], figures: Sequence[Figure], *, quick: bool, version: str) -> None:
-    """Keep figures, beside those that were kept before, and write the page anew."""
-    run = {
-        "version": version,
-        "quick": quick,
-        "machine": about,
-        "figures": [each.plain() for each in figures],
-    }
-    runs = [*_runs(), run]
+    """Keep figures, beside those that were kept before, and write the page anew.
+
+    What is measured again of the same version on the same machine takes the place of what was.
+    """
+    run: dict[str, Any] = {"version": version, "quick": quick, "machine": about, "figures": []}
+    runs = _runs()
+    if runs and {**runs[-1], "figures": []} == run:
+        run = runs.pop()
+    found = {each["name"]: each for each in run["figures"]}
+    found |= {each.name: each.plain() for each in figures}
+    runs.append({**run, "figures": list(found.values())})
     KEPT.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
